@@ -1,1 +1,16 @@
-//! (to be written)
+//! What a person's command and a daemon say to each other: where a node keeps its files ([`Paths`]), the
+//! requests and answers on the administration socket ([`wire`]), and both ends of that socket
+//! ([`client`], [`server`]).
+//!
+//! The socket is a Unix socket of mode 0600 in the node's run directory. It is the only way to administer a
+//! node: the leaf-facing API of the hub (crate `enrollment`) has none of these words.
+//!
+//! Reading order: `paths`, `wire`, `client`, `server`.
+
+pub mod client;
+pub mod paths;
+pub mod server;
+pub mod wire;
+
+pub use client::{Client, ClientError};
+pub use paths::{Node, Paths};

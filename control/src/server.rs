@@ -1,0 +1,87 @@
+//! The daemon's end of the administration socket.
+
+use std::path::Path;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tokio::net::UnixListener;
+
+use crate::wire::ApiError;
+
+/// A refusal with its HTTP status; what a handler returns.
+#[derive(Debug, Clone)]
+pub struct Refusal(pub StatusCode, pub ApiError);
+
+impl Refusal {
+    /// A refusal with a code and a sentence.
+    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Refusal {
+        Refusal(status, ApiError { code: code.into(), message: message.into(), fix: None })
+    }
+
+    /// The request makes no sense.
+    pub fn bad_request(message: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::BAD_REQUEST, "request-malformed", message)
+    }
+
+    /// There is no such thing.
+    pub fn not_found(message: impl Into<String>) -> Refusal {
+        Refusal::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
+    /// The daemon itself is at fault, or not ready.
+    pub fn internal(message: impl std::fmt::Display) -> Refusal {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message.to_string())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+/// Opens the socket at `path`, for its owner alone. A socket that a dead daemon left is replaced; one that
+/// answers is an error (another daemon runs).
+pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            let what = format!("another daemon answers at {}", path.display());
+            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, what));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Client, ClientError, Node, Paths};
+    use axum::routing::get;
+
+    /// An answer, a refusal with its code and a missing daemon are told apart.
+    #[tokio::test]
+    async fn answers_refusals_and_silence_differ() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::below(Some(dir.path()));
+        paths.create().unwrap();
+        let client = Client::new(&paths, Node::Hub);
+        assert!(matches!(client.get::<u8>("/one").await, Err(ClientError::Unreachable { .. })));
+
+        let listener = listen(&paths.socket(Node::Hub)).unwrap();
+        assert!(listen(&paths.socket(Node::Hub)).is_err(), "a second daemon must not take the socket");
+        let routes = axum::Router::new()
+            .route("/one", get(|| async { Json(1u8) }))
+            .route("/no", get(|| async { Refusal::not_found("no such thing") }));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        assert_eq!(client.get::<u8>("/one").await.unwrap(), 1);
+        match client.get::<u8>("/no").await {
+            Err(ClientError::Refused(e)) => assert_eq!(e.code, "not-found"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

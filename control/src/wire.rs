@@ -1,0 +1,255 @@
+//! Requests and answers on the administration socket, as JSON.
+//!
+//! | method and path | on | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/status` | both | [`NodeStatus`] |
+//! | `GET /v1/resources/{kind}` | both | list of [`ResourceView`] |
+//! | `GET /v1/config` | both | [`ConfigView`] |
+//! | `GET /v1/bgp/peers` | both | list of `bgp::view::PeerView` |
+//! | `GET /v1/bgp/routes` | both | list of `bgp::view::RouteView` |
+//! | `GET /v1/bgp/rejected` | both | list of `bgp::view::RejectedView` |
+//! | `POST /v1/invites` | hub | [`NewInvite`] → [`InviteAnswer`] |
+//! | `GET /v1/invites` | hub | list of `enrollment::view::InviteView` |
+//! | `GET /v1/leaves` | hub | list of `enrollment::view::LeafView` |
+//! | `POST /v1/leaves/{name}/revoke` | hub | [`Done`] |
+//! | `GET /v1/claims` | both | list of `enrollment::view::ClaimView` |
+//! | `POST /v1/enroll` | leaf | [`EnrollRequest`] → lines of [`EnrollProgress`] |
+//! | `POST /v1/events` | both | [`NewEvent`] → [`EventAnswer`] |
+//! | `GET /v1/events` | both | list of `federation::view::EventView` |
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A daemon's refusal, the same in the answer, on the command line and in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ApiError {
+    /// A code of a closed list, kebab case.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+    /// A command or a sentence that mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+/// One configured resource with what became of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceView {
+    /// For example `net.routerd.net/v1alpha1`.
+    pub api_version: String,
+    /// For example `BGPDynamicPeer`.
+    pub kind: String,
+    /// Name and more.
+    pub metadata: Metadata,
+    /// As configured, with defaults.
+    pub spec: Value,
+    /// As seen by the daemon.
+    pub status: Value,
+}
+
+/// A resource's name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Unique within its Kind.
+    pub name: String,
+}
+
+/// The configuration as a daemon understood it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConfigView {
+    /// The file it came from.
+    pub file: String,
+    /// Effective configuration with defaults, YAML.
+    pub effective: String,
+    /// Peers and claims written by hand in it; both are zero on a hub with dynamic peers.
+    pub static_peers: usize,
+    /// Claims written by hand in it.
+    pub static_claims: usize,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// `hub`, `leaf`, or `reflector` (a hub with no enrollment and no dataplane).
+    pub role: String,
+    /// The site's name, or the router's.
+    pub name: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Seconds since the daemon started.
+    pub uptime_secs: u64,
+    /// `Ready`, or what is missing, in one word.
+    pub phase: String,
+    /// Why the phase is not `Ready`; empty when it is.
+    pub why: Vec<String>,
+    /// The node's own overlay address.
+    pub overlay: Option<Ipv4Addr>,
+    /// Enrollment as the leaf sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrollment: Option<enrollment::view::ClientView>,
+    /// Interfaces, peers, routes and findings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataplane: Option<dataplane::view::Report>,
+    /// Sessions.
+    pub bgp: BgpSummary,
+    /// The node's own clients' addresses that the fabric knows (leaf).
+    #[serde(default)]
+    pub claims: Vec<Ipv4Addr>,
+    /// Claims asked for and refused, with the reason (leaf).
+    #[serde(default)]
+    pub refused: BTreeMap<Ipv4Addr, ApiError>,
+    /// Enrolled leaves (hub).
+    #[serde(default)]
+    pub leaves: usize,
+}
+
+/// Sessions and routes in numbers.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct BgpSummary {
+    /// Sessions in state Established.
+    pub established: usize,
+    /// Sessions known.
+    pub peers: usize,
+    /// Routes accepted from neighbours.
+    pub accepted: u64,
+    /// Routes of neighbours that policy keeps out.
+    pub rejected: u64,
+}
+
+/// Asks the hub for an invite.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewInvite {
+    /// The site that it admits.
+    pub site: String,
+    /// Prefixes whose `/32`s the leaf may claim; empty: the policy's permitted prefixes.
+    pub permitted: Vec<String>,
+    /// How many claims at most; none: the policy's.
+    pub max_claims: Option<u32>,
+    /// Seconds until it expires.
+    pub expires_secs: u64,
+    /// How many leaves it admits.
+    pub uses: u32,
+}
+
+/// The invite, shown once. Its text is a secret until it is spent.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct InviteAnswer {
+    /// The string for `routerctl enroll`.
+    pub invite: String,
+    /// Its public name.
+    pub id: String,
+    /// The site that it admits.
+    pub site: String,
+    /// Seconds until it expires.
+    pub expires_secs: u64,
+}
+
+/// Asks the leaf to join.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct EnrollRequest {
+    /// The invite; none: check and report an enrollment that was made before.
+    pub invite: Option<String>,
+    /// Clients to claim at once.
+    pub clients: Vec<Ipv4Addr>,
+    /// Network interface on which clients are captured and observed.
+    pub capture_interface: Option<String>,
+    /// `none` or `proxy-arp`; none given: as configured.
+    pub capture: Option<String>,
+}
+
+/// One line of an enrollment's progress.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum EnrollProgress {
+    /// A step ended.
+    Step(EnrollStep),
+    /// The whole ended.
+    Done(EnrollSummary),
+}
+
+/// One step of an enrollment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrollStep {
+    /// For example `tunnel`.
+    pub name: String,
+    /// Milliseconds that it took.
+    pub ms: u64,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What it found.
+    pub detail: String,
+}
+
+/// How an enrollment ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrollSummary {
+    /// Whether the site works.
+    pub ok: bool,
+    /// Whether anything changed; a second run changes nothing.
+    pub changed: bool,
+    /// Every step with its time.
+    pub steps: Vec<EnrollStep>,
+    /// Milliseconds from the request to the probe's answer.
+    pub elapsed_ms: u64,
+    /// The node's overlay address.
+    pub overlay: Option<Ipv4Addr>,
+    /// Which dataplane carries the packets, `kernel` or `in-process`.
+    pub dataplane: Option<String>,
+    /// Host facts that keep packets away, with the command that mends each.
+    #[serde(default)]
+    pub findings: Vec<dataplane::preflight::Finding>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ApiError>,
+}
+
+/// An event to emit on this node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewEvent {
+    /// For example `routerd.client.ipv4.observed`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// For client events the client's IPv4 address.
+    pub subject: String,
+    /// Free JSON.
+    #[serde(default)]
+    pub payload: Value,
+    /// The same id twice is one event; none: a fresh one.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Seconds that it holds; none: the group's observation lifetime.
+    #[serde(default)]
+    pub expires_secs: Option<u64>,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EventAnswer {
+    /// The event's id.
+    pub id: String,
+    /// `stored`, `known` or `expired`.
+    pub outcome: String,
+}
+
+/// A change was made, or was already so.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Done {
+    /// Whether anything changed.
+    pub changed: bool,
+    /// What, in a sentence.
+    pub detail: String,
+}
+
+/// Narrows `GET /v1/bgp/routes`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RouteFilter {
+    /// Only this prefix, or the address' `/32`.
+    pub prefix: Option<String>,
+    /// Only routes of this neighbour.
+    pub peer: Option<IpAddr>,
+}
