@@ -1,0 +1,134 @@
+//! What the speaker is told: itself, its neighbours and its own routes.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use crate::policy::Admission;
+use crate::types::{ClusterId, Prefix, RouterId};
+
+/// The speaker itself. Start from [`SpeakerConfig::new`].
+#[derive(Debug, Clone)]
+pub struct SpeakerConfig {
+    /// Our AS number, 1 to 4294967295.
+    pub asn: u32,
+    /// Our BGP Identifier.
+    pub router_id: RouterId,
+    /// Our cluster id; default the router id.
+    pub cluster_id: ClusterId,
+    /// The hold time that we propose, in seconds: 0 or 3 to 65535, default 90.
+    pub hold_time_secs: u16,
+    /// The restart time that we advertise (RFC 4724), in seconds: 0 (off) to 4095, default 120.
+    pub graceful_restart_secs: u16,
+    /// Set when the speaker takes over after a restart: it says so (R bit) and holds back End-of-RIB.
+    pub restarting: Option<Restarting>,
+    /// Whether [`crate::io::Speaker::best_paths`] is kept up to date; a pure reflector leaves it off.
+    pub publish_best_paths: bool,
+    /// How many sessions, of all kinds, may be there at once; default 10,000.
+    pub session_limit: usize,
+    /// Octets that the shared log may hold for sessions that lag, default 64 MiB. A session further behind is
+    /// taken off the log and gets the latest state piece by piece.
+    pub log_limit_bytes: usize,
+}
+
+/// The state of a speaker that has been restarted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restarting {
+    /// The neighbours whose End-of-RIB is waited for before ours goes out.
+    pub expected: BTreeSet<IpAddr>,
+    /// The longest wait, in seconds; also ends the wait for peers that never come.
+    pub deferral_secs: u32,
+}
+
+impl SpeakerConfig {
+    /// A speaker with every default.
+    pub fn new(asn: u32, router_id: Ipv4Addr) -> SpeakerConfig {
+        SpeakerConfig {
+            asn,
+            router_id: RouterId(router_id),
+            cluster_id: ClusterId(router_id),
+            hold_time_secs: 90,
+            graceful_restart_secs: 120,
+            restarting: None,
+            publish_best_paths: false,
+            session_limit: 10_000,
+            log_limit_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Neighbours that no configuration names: whoever connects from these prefixes.
+#[derive(Debug, Clone)]
+pub struct DynamicPeers {
+    /// The name of the `BGPDynamicPeer`.
+    pub name: String,
+    /// Where they may connect from.
+    pub source_prefixes: Vec<IpNet>,
+    /// Their AS number. Only internal peers are served: one that differs from ours refuses each with 2/2.
+    pub remote_asn: u32,
+    /// Whether they are route-reflector clients.
+    pub route_reflector_client: bool,
+    /// How many sessions at once; one more is refused with Cease/8 (out of resources) and counted.
+    pub limit: usize,
+    /// Who is admitted.
+    pub admission: Admission,
+}
+
+/// A neighbour that we dial, and that may dial us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Its name, unique.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its TCP port.
+    pub port: u16,
+    /// Its AS number; must be ours.
+    pub remote_asn: u32,
+    /// The address to dial from; `None` leaves it to the kernel.
+    pub local_address: Option<IpAddr>,
+    /// Whether it is a route-reflector client of ours.
+    pub route_reflector_client: bool,
+    /// The hold time that we propose to it, in seconds; 0 or 3 to 65535.
+    pub hold_time_secs: u16,
+    /// How long its routes are kept after its session is lost in whatever way, orderly shutdown included, in
+    /// seconds; 0: only what graceful restart demands. A leaf's default is 12 hours (fail static).
+    pub fail_static_secs: u32,
+}
+
+impl Neighbor {
+    /// A neighbour on port 179 with every default.
+    pub fn new(name: impl Into<String>, address: IpAddr, remote_asn: u32) -> Neighbor {
+        Neighbor {
+            name: name.into(),
+            address,
+            port: 179,
+            remote_asn,
+            local_address: None,
+            route_reflector_client: false,
+            hold_time_secs: 90,
+            fail_static_secs: 0,
+        }
+    }
+}
+
+/// A route that this speaker originates.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Originated {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The next hop that others shall use; for an IPv6 prefix it is sent IPv4-mapped.
+    pub next_hop: Ipv4Addr,
+    /// Standard communities, `AS << 16 | value`.
+    pub communities: Vec<u32>,
+    /// LOCAL_PREF, default 100.
+    pub local_pref: u32,
+}
+
+impl Originated {
+    /// A route with LOCAL_PREF 100 and no communities.
+    pub fn new(prefix: Prefix, next_hop: Ipv4Addr) -> Originated {
+        Originated { prefix, next_hop, communities: Vec::new(), local_pref: 100 }
+    }
+}

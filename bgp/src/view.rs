@@ -1,0 +1,201 @@
+//! What the speaker shows of itself: plain data for `status`, `routerctl bgp` and the API.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::Prefix;
+
+/// One neighbour.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerView {
+    /// The configured name, or for a dynamic peer its leaf's name, or its address.
+    pub name: String,
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// The AS number that it must have.
+    pub remote_asn: u32,
+    /// The session's state in RFC 4271's words: Idle, Connect, OpenSent, OpenConfirm, Established.
+    pub state: String,
+    /// Seconds since it entered that state.
+    pub since_secs: u64,
+    /// The `BGPDynamicPeer` that admitted it.
+    pub dynamic: Option<String>,
+    /// The leaf that its admission names.
+    pub leaf: Option<String>,
+    /// Its BGP Identifier, once its OPEN has been seen.
+    pub router_id: Option<Ipv4Addr>,
+    /// Whether it is a route-reflector client.
+    pub client: bool,
+    /// The negotiated hold time in seconds; 0 means no keepalives.
+    pub hold_time_secs: u16,
+    /// Capabilities that hold for the session, by name.
+    pub capabilities: Vec<String>,
+    /// Prefixes held from it: accepted and rejected.
+    pub prefixes_received: u64,
+    /// Prefixes held from it that may become best.
+    pub prefixes_accepted: u64,
+    /// Prefixes from it that are rejected now, the ones too many to be kept included.
+    pub prefixes_rejected: u64,
+    /// The same by reason.
+    pub rejected_by_reason: BTreeMap<String, u64>,
+    /// Announcements rejected since the peer has been known; never falls.
+    pub rejections_total: u64,
+    /// Prefixes kept from a session that was lost (graceful restart or fail static).
+    pub prefixes_stale: u64,
+    /// Prefixes announced to it and not withdrawn.
+    pub prefixes_sent: u64,
+    /// UPDATEs from it that RFC 7606 made withdrawals.
+    pub treated_as_withdraw: u64,
+    /// The last error in either direction, with its NOTIFICATION code.
+    pub last_error: Option<String>,
+    /// How often it was Established.
+    pub established_count: u64,
+    /// Messages received in all sessions.
+    pub messages_in: u64,
+    /// UPDATEs received in all sessions.
+    pub updates_in: u64,
+    /// Octets received in all sessions.
+    pub bytes_in: u64,
+    /// Octets sent in all sessions.
+    pub bytes_out: u64,
+    /// Whether it is behind the shared log and gets the latest state piece by piece.
+    pub slow: bool,
+}
+
+/// One path of one route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteView {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The next hop, as received.
+    pub next_hop: IpAddr,
+    /// The neighbour that it came from; `local` for an originated one.
+    pub peer: String,
+    /// The neighbour's address.
+    pub peer_address: Option<IpAddr>,
+    /// The leaf that the neighbour's admission names.
+    pub leaf: Option<String>,
+    /// The router that brought it into the AS.
+    pub originator_id: Ipv4Addr,
+    /// The clusters that it passed before us.
+    pub cluster_list: Vec<Ipv4Addr>,
+    /// Whether it is the best path of its prefix.
+    pub best: bool,
+    /// Why it is best, why another one is, or why it was rejected.
+    pub reason: String,
+    /// LOCAL_PREF.
+    pub local_pref: u32,
+    /// MULTI_EXIT_DISC.
+    pub med: Option<u32>,
+    /// ORIGIN: `igp`, `egp` or `incomplete`.
+    pub origin: String,
+    /// Standard communities as `AS:value`.
+    pub communities: Vec<String>,
+    /// AS_PATH as text.
+    pub as_path: String,
+    /// Whether the import policy accepted it.
+    pub accepted: bool,
+    /// Whether it is kept from a session that was lost.
+    pub stale: bool,
+}
+
+/// One route that was rejected and is kept in the Adj-RIB-In.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedView {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The neighbour that sent it.
+    pub peer: String,
+    /// The neighbour's address.
+    pub peer_address: Option<IpAddr>,
+    /// The leaf that the neighbour's admission names.
+    pub leaf: Option<String>,
+    /// The next hop that it had.
+    pub next_hop: IpAddr,
+    /// Why.
+    pub reason: crate::policy::RejectReason,
+}
+
+/// Which routes to show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteQuery {
+    /// Only this prefix.
+    pub prefix: Option<Prefix>,
+    /// Only paths from the peer of this name or address.
+    pub peer: Option<String>,
+    /// Only best paths.
+    pub best_only: bool,
+    /// Also rejected paths.
+    pub rejected: bool,
+    /// At most so many paths, default 10,000.
+    pub limit: usize,
+}
+
+impl Default for RouteQuery {
+    fn default() -> RouteQuery {
+        RouteQuery { prefix: None, peer: None, best_only: false, rejected: false, limit: 10_000 }
+    }
+}
+
+/// The speaker as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeakerView {
+    /// Our AS number.
+    pub asn: u32,
+    /// Our BGP Identifier.
+    pub router_id: Ipv4Addr,
+    /// Our cluster id.
+    pub cluster_id: Ipv4Addr,
+    /// Seconds since the speaker started.
+    pub uptime_secs: u64,
+    /// Whether a graceful restart is under way: End-of-RIB is held back.
+    pub restarting: bool,
+    /// Sessions in state Established.
+    pub established: usize,
+    /// Prefixes with a best path.
+    pub prefixes: usize,
+    /// Paths held, rejected ones included.
+    pub paths: usize,
+    /// Distinct attribute sets held.
+    pub attribute_sets: usize,
+    /// Connections refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Octets in the shared log that some session has not yet been sent.
+    pub log_bytes: usize,
+}
+
+/// The best path of one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BestPath {
+    /// The next hop.
+    pub next_hop: IpAddr,
+    /// The router that brought it into the AS (ORIGINATOR_ID, else the peer's id).
+    pub originator: Ipv4Addr,
+    /// Standard communities.
+    pub communities: Arc<[u32]>,
+    /// LOCAL_PREF.
+    pub local_pref: u32,
+    /// Whether we originate it ourselves.
+    pub local: bool,
+    /// Whether it is kept from a session that was lost.
+    pub stale: bool,
+}
+
+/// The best path of every prefix, learned and own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BestPaths {
+    /// Grows by one with each publication.
+    pub generation: u64,
+    /// The paths.
+    pub routes: BTreeMap<Prefix, BestPath>,
+    /// Whether any learned route is stale, or no session is up: the picture may be old.
+    pub stale: bool,
+}
