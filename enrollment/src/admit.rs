@@ -1,0 +1,436 @@
+//! The judgement: state, request and time in; changes or a refusal out. Nothing here touches the outside.
+
+use crate::claim::{Claim, ClaimStep};
+use crate::identity::LeafName;
+use crate::policy::InviteOrder;
+use crate::reason::{ReasonCode, Refusal};
+use crate::registry::{Change, InviteRecord, InviteStatus, Leaf, Revoked, State};
+use crate::wire::{
+    AddClaimRequest, EnrollRequest, Envelope, Head, Operation, POSSESSION_DOMAIN, ReleaseClaimRequest,
+    RenewRequest,
+};
+use crate::{identity::InviteId, invite::Invite, invite::InviteSecret};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// What was decided: whom the answer is about and what must be stored before it goes out (nothing = nothing changed).
+#[derive(Clone)]
+pub struct Decision {
+    /// The leaf that the answer describes.
+    pub leaf: LeafName,
+    /// To be stored in one transaction, then applied.
+    pub changes: Vec<Change>,
+}
+
+fn refuse<T>(code: ReasonCode) -> Result<T, Refusal> {
+    Err(Refusal::of(code))
+}
+
+/// Judges a first request. The challenge has been used up by the caller; everything else is judged here, the
+/// signature before anything that would tell a stranger about the registry.
+pub fn enroll(state: &State, envelope: &Envelope, source: IpAddr, now: u64) -> Result<Decision, Refusal> {
+    let request: EnrollRequest = envelope.open()?;
+    let Some(invite) = state.invite(&request.invite) else {
+        return refuse(ReasonCode::InviteUnknown);
+    };
+    let payload = &[envelope.payload.0.as_slice()];
+    if !invite.mac_key.verify(Operation::Enroll.request_domain(), payload, &envelope.signature.0) {
+        return refuse(ReasonCode::SignatureInvalid);
+    }
+    let proof = envelope.possession.as_ref();
+    if !proof.is_some_and(|proof| request.signing_key.verify(POSSESSION_DOMAIN, payload, &proof.0)) {
+        return refuse(ReasonCode::PossessionInvalid);
+    }
+    if request.hub != state.settings.signing_key {
+        return refuse(ReasonCode::WrongHub);
+    }
+    let known = leaf_of_keys(state, &request)?;
+    check_enroll_source(state, invite, known.as_deref(), source)?;
+    let mut changes = Vec::new();
+    let leaf = match known {
+        Some(leaf) => enroll_again(state, invite, &leaf, now, &mut changes)?,
+        None => enroll_new(state, invite, &request, now, &mut changes)?,
+    };
+    let wanted: BTreeSet<Ipv4Addr> = request.claims.iter().copied().collect();
+    add_claims(state, &leaf, &wanted, now, &mut changes)?;
+    Ok(Decision { leaf: leaf.name.clone(), changes })
+}
+
+/// The leaf that has both keys of the request; none if neither is known.
+fn leaf_of_keys(state: &State, request: &EnrollRequest) -> Result<Option<Arc<Leaf>>, Refusal> {
+    let keys = [&request.wireguard_key.0, &request.signing_key.0];
+    if let Some(revoked) = keys.iter().find_map(|key| state.revoked_key(key)) {
+        let message = format!("this key was revoked with leaf {}", revoked.leaf);
+        return Err(Refusal::new(ReasonCode::LeaseRevoked, message));
+    }
+    match keys.map(|key| state.leaf_of_key(key)) {
+        [None, None] if keys.iter().any(|key| state.key_is_fabric_own(key)) || keys[0] == keys[1] => {
+            refuse(ReasonCode::KeyTaken)
+        }
+        [None, None] => Ok(None),
+        [Some(a), Some(b)] if a == b => {
+            let leaf = state.leaf(a).filter(|leaf| {
+                leaf.wireguard_key == request.wireguard_key && leaf.signing_key == request.signing_key
+            });
+            leaf.cloned().map(Some).ok_or_else(|| Refusal::of(ReasonCode::KeyTaken))
+        }
+        _ => refuse(ReasonCode::KeyTaken),
+    }
+}
+
+/// The foyer address must be the invite's own; an overlay address must be that of the leaf that enrolls again.
+fn check_enroll_source(
+    state: &State,
+    invite: &InviteRecord,
+    known: Option<&Leaf>,
+    source: IpAddr,
+) -> Result<(), Refusal> {
+    let own_foyer = source == IpAddr::V4(invite.foyer);
+    let own_overlay = known.is_some_and(|leaf| source == IpAddr::V4(leaf.overlay));
+    let foyer = matches!(source, IpAddr::V4(ip) if state.settings.foyer_prefix.contains(&ip));
+    if own_overlay || (foyer && own_foyer) {
+        Ok(())
+    } else {
+        let message =
+            format!("{source} is neither this invite's foyer address nor this leaf's overlay address");
+        Err(Refusal::new(ReasonCode::SourceForbidden, message))
+    }
+}
+
+fn check_open(invite: &InviteRecord, now: u64) -> Result<(), Refusal> {
+    match invite.status(now) {
+        InviteStatus::Open => Ok(()),
+        InviteStatus::Spent => refuse(ReasonCode::InviteSpent),
+        InviteStatus::Expired => refuse(ReasonCode::InviteExpired),
+        InviteStatus::Revoked => refuse(ReasonCode::InviteRevoked),
+    }
+}
+
+fn spend(invite: &InviteRecord, now: u64) -> Change {
+    let used = invite.used.saturating_add(1);
+    let spent_at = (used >= invite.uses).then_some(now);
+    Change::Invite(Arc::new(InviteRecord { used, spent_at, ..invite.clone() }))
+}
+
+/// The same machine again: by the same invite it changes nothing; by another one of its site it widens what it may.
+fn enroll_again(
+    state: &State,
+    invite: &InviteRecord,
+    leaf: &Arc<Leaf>,
+    now: u64,
+    changes: &mut Vec<Change>,
+) -> Result<Arc<Leaf>, Refusal> {
+    let lease_due = leaf.valid_until.saturating_sub(now) < state.settings.lease_secs / 3 * 2;
+    let mut next = Leaf::clone(leaf);
+    if leaf.invite != invite.id {
+        if leaf.site != invite.site {
+            let message = format!("these keys belong to leaf {}", leaf.name);
+            return Err(Refusal::new(ReasonCode::KeyTaken, message));
+        }
+        check_open(invite, now)?;
+        changes.push(spend(invite, now));
+        next.permitted.extend(invite.permitted.iter().filter(|p| !leaf.permitted.contains(p)));
+        next.permitted.sort();
+        next.max_claims = next.max_claims.max(invite.max_claims);
+        next.invite = invite.id;
+    } else if !lease_due {
+        return Ok(leaf.clone());
+    }
+    next.valid_until = now.saturating_add(state.settings.lease_secs);
+    next.last_seen = now;
+    let next = Arc::new(next);
+    changes.push(Change::Leaf(next.clone()));
+    Ok(next)
+}
+
+/// A machine that the hub does not know.
+fn enroll_new(
+    state: &State,
+    invite: &InviteRecord,
+    request: &EnrollRequest,
+    now: u64,
+    changes: &mut Vec<Change>,
+) -> Result<Arc<Leaf>, Refusal> {
+    check_open(invite, now)?;
+    let name = new_name(state, invite)?;
+    // A revoked leaf's place comes back to the new machine of its site.
+    let before = state.leaf(&name);
+    let overlay = match before {
+        Some(before) => before.overlay,
+        None => state.free_overlay().ok_or_else(|| Refusal::of(ReasonCode::OverlayFull))?,
+    };
+    let leaf = Arc::new(Leaf {
+        name,
+        site: invite.site.clone(),
+        overlay,
+        wireguard_key: request.wireguard_key,
+        signing_key: request.signing_key,
+        permitted: invite.permitted.clone(),
+        max_claims: invite.max_claims,
+        counter: 0,
+        invite: invite.id,
+        enrolled_at: now,
+        valid_until: now.saturating_add(state.settings.lease_secs),
+        last_seen: now,
+        revoked: None,
+    });
+    changes.push(spend(invite, now));
+    changes.push(Change::Leaf(leaf.clone()));
+    Ok(leaf)
+}
+
+/// The site's name, or with several uses the lowest free `SITE-N`.
+fn new_name(state: &State, invite: &InviteRecord) -> Result<LeafName, Refusal> {
+    if invite.uses > 1 {
+        let names = (1..=1_000_000u32).filter_map(|n| format!("{}-{n}", invite.site).parse().ok());
+        let mut free = names.filter(|name| state.leaf(name).is_none() && !state.name_is_reserved(name));
+        return free.next().ok_or_else(|| Refusal::of(ReasonCode::OverlayFull));
+    }
+    match state.leaf(&invite.site).map(|leaf| leaf.revoked) {
+        None if state.name_is_reserved(&invite.site) => {
+            let message = format!("{} has a stored record that the hub cannot read", invite.site);
+            Err(Refusal::new(ReasonCode::SiteTaken, message))
+        }
+        None => Ok(invite.site.clone()),
+        Some(Some(revoked)) if invite.created_generation > revoked.generation => Ok(invite.site.clone()),
+        Some(Some(_)) => {
+            let message = format!("leaf {} was revoked after this invite was made", invite.site);
+            Err(Refusal::new(ReasonCode::LeaseRevoked, message))
+        }
+        Some(None) => {
+            let message = format!("another machine is enrolled as {}", invite.site);
+            Err(Refusal::new(ReasonCode::SiteTaken, message))
+        }
+    }
+}
+
+/// Adds those of the wished claims that the leaf does not own yet: all of them, or none and the reason.
+fn add_claims(
+    state: &State,
+    leaf: &Leaf,
+    wanted: &BTreeSet<Ipv4Addr>,
+    now: u64,
+    changes: &mut Vec<Change>,
+) -> Result<(), Refusal> {
+    let mut count = state.claim_count(&leaf.name);
+    let mut generation = state.claim_generation;
+    for address in wanted {
+        if let Some((owner, _)) = state.owner(address) {
+            if *owner == leaf.name {
+                continue;
+            }
+            return Err(Refusal::conflict(*address, owner));
+        }
+        state.settings.check_client_address(*address)?;
+        if !leaf.permitted.iter().any(|prefix| prefix.contains(address)) {
+            let permitted: Vec<String> = leaf.permitted.iter().map(ToString::to_string).collect();
+            let message = format!("{address} is outside {}", permitted.join(", "));
+            return Err(Refusal::new(ReasonCode::ClaimNotPermitted, message).about(*address));
+        }
+        count += 1;
+        if count > leaf.max_claims as usize {
+            let message = format!("{address} would be claim number {count} of at most {}", leaf.max_claims);
+            return Err(Refusal::new(ReasonCode::ClaimLimit, message).about(*address));
+        }
+        generation += 1;
+        let claim = Claim { generation, since: now };
+        changes.push(Change::ClaimAdded { address: *address, leaf: leaf.name.clone(), claim });
+    }
+    Ok(())
+}
+
+/// Judges a later request, signed by the leaf's own key. `operation` is neither `Challenge` nor `Enroll`.
+pub fn leaf_request(
+    state: &State,
+    operation: Operation,
+    envelope: &Envelope,
+    source: IpAddr,
+    now: u64,
+) -> Result<Decision, Refusal> {
+    match operation {
+        Operation::Topology => {
+            let request: RenewRequest = envelope.open()?;
+            let leaf = speaker(state, operation, &request.head, envelope, source)?;
+            Ok(Decision { leaf: leaf.name.clone(), changes: Vec::new() })
+        }
+        Operation::Renew => {
+            let request: RenewRequest = envelope.open()?;
+            let leaf = counted(state, operation, &request.head, envelope, source)?;
+            Ok(Decision { changes: vec![seen(state, leaf, &request.head, now)], leaf: leaf.name.clone() })
+        }
+        Operation::AddClaim => {
+            let request: AddClaimRequest = envelope.open()?;
+            let leaf = counted(state, operation, &request.head, envelope, source)?;
+            let mut changes = vec![seen(state, leaf, &request.head, now)];
+            add_claims(state, leaf, &BTreeSet::from([request.address]), now, &mut changes)?;
+            Ok(Decision { leaf: leaf.name.clone(), changes })
+        }
+        Operation::ReleaseClaim => {
+            let request: ReleaseClaimRequest = envelope.open()?;
+            let leaf = counted(state, operation, &request.head, envelope, source)?;
+            let mut changes = vec![seen(state, leaf, &request.head, now)];
+            changes.push(release(state, leaf, &request)?);
+            Ok(Decision { leaf: leaf.name.clone(), changes })
+        }
+        Operation::Challenge | Operation::Enroll => refuse(ReasonCode::EndpointUnknown),
+    }
+}
+
+/// Who speaks, if it proves it and may.
+fn speaker<'a>(
+    state: &'a State,
+    operation: Operation,
+    head: &Head,
+    envelope: &Envelope,
+    source: IpAddr,
+) -> Result<&'a Arc<Leaf>, Refusal> {
+    let Some(leaf) = state.leaf(&head.leaf) else {
+        return refuse(ReasonCode::LeafUnknown);
+    };
+    let payload = &[envelope.payload.0.as_slice()];
+    let signed_by = |key: &crate::identity::SigningKey| {
+        key.verify(operation.request_domain(), payload, &envelope.signature.0)
+    };
+    if !signed_by(&leaf.signing_key) {
+        let revoked = state.revoked_signing_keys(&head.leaf).any(signed_by);
+        return refuse(if revoked { ReasonCode::LeaseRevoked } else { ReasonCode::SignatureInvalid });
+    }
+    if leaf.revoked.is_some() {
+        return refuse(ReasonCode::LeaseRevoked);
+    }
+    if head.hub != state.settings.signing_key {
+        return refuse(ReasonCode::WrongHub);
+    }
+    if source != IpAddr::V4(leaf.overlay) {
+        let message = format!("leaf {} speaks from {}, not from {source}", leaf.name, leaf.overlay);
+        return Err(Refusal::new(ReasonCode::SourceForbidden, message));
+    }
+    Ok(leaf)
+}
+
+/// The speaker, if its counter is above the last one.
+fn counted<'a>(
+    state: &'a State,
+    operation: Operation,
+    head: &Head,
+    envelope: &Envelope,
+    source: IpAddr,
+) -> Result<&'a Arc<Leaf>, Refusal> {
+    let leaf = speaker(state, operation, head, envelope, source)?;
+    // The largest counter is kept out, so that one request cannot end a leaf's counting.
+    if head.counter <= leaf.counter || head.counter > leaf.counter.saturating_add(1 << 32) {
+        let message = format!("counter {} does not follow {}", head.counter, leaf.counter);
+        let mut refusal = Refusal::new(ReasonCode::CounterStale, message);
+        refusal.last_counter = Some(leaf.counter);
+        return Err(refusal);
+    }
+    Ok(leaf)
+}
+
+/// The leaf after a request: its counter moved on and its lease prolonged.
+fn seen(state: &State, leaf: &Leaf, head: &Head, now: u64) -> Change {
+    let valid_until = leaf.valid_until.max(now.saturating_add(state.settings.lease_secs));
+    Change::Leaf(Arc::new(Leaf { counter: head.counter, last_seen: now, valid_until, ..leaf.clone() }))
+}
+
+fn release(state: &State, leaf: &Leaf, request: &ReleaseClaimRequest) -> Result<Change, Refusal> {
+    let owned = state.owner(&request.address).filter(|(owner, _)| *owner == leaf.name);
+    let Some((_, claim)) = owned else {
+        let message = format!("{} does not own {}", leaf.name, request.address);
+        return Err(Refusal::new(ReasonCode::ClaimUnknown, message).about(request.address));
+    };
+    if let Some(generation) = request.generation.filter(|generation| *generation != claim.generation) {
+        let message = format!("the claim has generation {}, not {generation}", claim.generation);
+        return Err(Refusal::new(ReasonCode::ClaimStale, message).about(request.address));
+    }
+    let (address, leaf, claim) = (request.address, leaf.name.clone(), *claim);
+    Ok(Change::ClaimRemoved { address, leaf, claim, step: ClaimStep::Released })
+}
+
+/// Makes an invite out of an order and fresh random bytes: the string's content, and what the hub stores of it.
+pub fn invite(
+    state: &State,
+    order: InviteOrder,
+    id: InviteId,
+    secret: InviteSecret,
+    now: u64,
+) -> Result<(Invite, Change), Refusal> {
+    let order = order.checked(&state.settings)?;
+    if state.invite(&id).is_some() {
+        return Err(Refusal::new(ReasonCode::InviteInvalid, "the random id exists already; ask again"));
+    }
+    let foyer = state.free_foyer(now).ok_or_else(|| Refusal::of(ReasonCode::FoyerFull))?;
+    let record = InviteRecord {
+        id,
+        mac_key: secret.mac_key(),
+        wireguard_key: secret.wireguard_key(),
+        foyer,
+        site: order.site,
+        permitted: order.permitted,
+        max_claims: order.max_claims,
+        uses: order.uses,
+        used: 0,
+        created_at: now,
+        created_generation: state.generation,
+        expires_at: now.saturating_add(order.expires_in_secs),
+        spent_at: None,
+        revoked_at: None,
+    };
+    let hub = &state.settings;
+    let invite = Invite {
+        id,
+        secret,
+        hub_endpoints: hub.endpoints.clone(),
+        hub_wireguard_key: hub.wireguard_key,
+        hub_signing_key: hub.signing_key,
+        foyer_hub: hub.foyer_hub,
+        foyer_address: foyer,
+        foyer_prefix: hub.foyer_prefix,
+        api_port: hub.api_port,
+        site: record.site.clone(),
+        permitted: record.permitted.clone(),
+        max_claims: record.max_claims,
+        expires_at: record.expires_at,
+        uses: record.uses,
+    };
+    Ok((invite, Change::Invite(Arc::new(record))))
+}
+
+/// Withdraws an invite; doing it again changes nothing.
+pub fn revoke_invite(state: &State, id: &InviteId, now: u64) -> Result<Vec<Change>, Refusal> {
+    let Some(invite) = state.invite(id) else {
+        return Err(Refusal::new(ReasonCode::InviteForeign, format!("there is no invite {id}")));
+    };
+    if invite.revoked_at.is_some() {
+        return Ok(Vec::new());
+    }
+    Ok(vec![Change::Invite(Arc::new(InviteRecord { revoked_at: Some(now), ..InviteRecord::clone(invite) }))])
+}
+
+/// Revokes a leaf: its keys never come back, its claims are free, and the invite that it joined by is closed.
+/// Doing it again changes nothing.
+pub fn revoke(state: &State, name: &LeafName, now: u64) -> Result<Decision, Refusal> {
+    let Some(leaf) = state.leaf(name) else {
+        return Err(Refusal::new(ReasonCode::LeafUnknown, format!("there is no leaf {name}")));
+    };
+    let mut changes = Vec::new();
+    if leaf.revoked.is_none() {
+        for (address, claim) in state.claims_of(name) {
+            changes.push(Change::ClaimRemoved {
+                address,
+                leaf: name.clone(),
+                claim,
+                step: ClaimStep::Revoked,
+            });
+        }
+        let revoked = Some(Revoked { at: now, generation: state.generation });
+        changes.push(Change::Leaf(Arc::new(Leaf { revoked, ..Leaf::clone(leaf) })));
+        let (wireguard_key, signing_key) = (leaf.wireguard_key, leaf.signing_key);
+        changes.push(Change::KeysRevoked { leaf: name.clone(), wireguard_key, signing_key });
+        if state.invite(&leaf.invite).is_some_and(|invite| invite.status(now) == InviteStatus::Open) {
+            changes.extend(revoke_invite(state, &leaf.invite, now)?);
+        }
+    }
+    Ok(Decision { leaf: name.clone(), changes })
+}

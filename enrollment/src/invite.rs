@@ -1,0 +1,303 @@
+//! The invite: one string that carries everything a leaf needs in order to join.
+
+use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
+use crate::reason::{ReasonCode, Refusal};
+use crate::signature::{MacKey, sha256};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ipnet::Ipv4Net;
+use ring::hkdf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// What every invite string starts with; the digit is the format's version.
+pub const PREFIX: &str = "fabric1-";
+
+/// Strings longer than this are not read at all (characters).
+pub const MAX_LENGTH: usize = 4096;
+
+/// The one-time secret of an invite: 32 random bytes; wiped when dropped, never shown but in the string itself.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct InviteSecret([u8; 32]);
+
+impl InviteSecret {
+    /// The secret with these bytes; they must come from the system's random generator.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    fn derive(&self, info: &[u8]) -> [u8; 32] {
+        let mut out = [0; 32];
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"fabric-invite-1").extract(&self.0);
+        prk.expand(&[info], hkdf::HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut out))
+            .expect("32 bytes are within HKDF's limit");
+        out
+    }
+
+    /// The key that signs the first request (RFC 5869, info `mac`); the hub stores this, never the secret.
+    pub fn mac_key(&self) -> MacKey {
+        MacKey::new(self.derive(b"mac"))
+    }
+
+    /// The WireGuard private key of the foyer tunnel (RFC 5869, info `wireguard`).
+    pub fn wireguard_private_key(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.derive(b"wireguard"))
+    }
+
+    /// The WireGuard public key of the foyer tunnel; the hub stores it.
+    pub fn wireguard_key(&self) -> WireguardKey {
+        let private = x25519_dalek::StaticSecret::from(*self.wireguard_private_key());
+        WireguardKey(x25519_dalek::PublicKey::from(&private).to_bytes())
+    }
+}
+
+/// A decoded invite. It holds a secret and therefore has no `Debug`.
+#[derive(Clone)]
+pub struct Invite {
+    /// Its public number.
+    pub id: InviteId,
+    /// Its one-time secret.
+    pub secret: InviteSecret,
+    /// Where the hub's WireGuard answers.
+    pub hub_endpoints: Vec<SocketAddr>,
+    /// The hub's WireGuard public key.
+    pub hub_wireguard_key: WireguardKey,
+    /// The key that signs the hub's answers; the leaf pins it.
+    pub hub_signing_key: SigningKey,
+    /// The hub's address in the foyer, where the enrollment API answers.
+    pub foyer_hub: Ipv4Addr,
+    /// The address that the leaf takes in the foyer.
+    pub foyer_address: Ipv4Addr,
+    /// The foyer's prefix.
+    pub foyer_prefix: Ipv4Net,
+    /// TCP port of the leaf API.
+    pub api_port: u16,
+    /// The site's name; with several uses the leaves are called `SITE-1`, `SITE-2`, and so on.
+    pub site: LeafName,
+    /// The prefixes out of which the leaf may claim addresses.
+    pub permitted: Vec<Ipv4Net>,
+    /// How many addresses the leaf may own.
+    pub max_claims: u32,
+    /// When it ends, seconds since 1970 on the hub's clock; the hub alone judges it.
+    pub expires_at: u64,
+    /// How many leaves may join by it.
+    pub uses: u32,
+}
+
+impl Invite {
+    /// The WireGuard private key of the foyer tunnel.
+    pub fn wireguard_private_key(&self) -> Zeroizing<[u8; 32]> {
+        self.secret.wireguard_private_key()
+    }
+
+    /// The key that signs the first request.
+    pub fn mac_key(&self) -> MacKey {
+        self.secret.mac_key()
+    }
+
+    /// Where the enrollment API answers inside the foyer tunnel.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::from((self.foyer_hub, self.api_port))
+    }
+
+    /// The string: `fabric1-` and base64url of the fields and 4 bytes of their SHA-256.
+    pub fn encode(&self) -> Zeroizing<String> {
+        let mut out = Zeroizing::new(Vec::with_capacity(256));
+        out.extend_from_slice(&self.id.0);
+        out.extend_from_slice(&self.secret.0);
+        out.extend_from_slice(&self.hub_wireguard_key.0);
+        out.extend_from_slice(&self.hub_signing_key.0);
+        out.extend_from_slice(&self.foyer_hub.octets());
+        out.extend_from_slice(&self.foyer_address.octets());
+        put_net(&mut out, &self.foyer_prefix);
+        out.extend_from_slice(&self.api_port.to_be_bytes());
+        out.extend_from_slice(&self.max_claims.to_be_bytes());
+        out.extend_from_slice(&self.expires_at.to_be_bytes());
+        out.extend_from_slice(&self.uses.to_be_bytes());
+        put_count(&mut out, self.site.as_str().len());
+        out.extend_from_slice(self.site.as_str().as_bytes());
+        put_count(&mut out, self.hub_endpoints.len());
+        for endpoint in self.hub_endpoints.iter().take(255) {
+            match endpoint.ip() {
+                IpAddr::V4(ip) => {
+                    out.push(4);
+                    out.extend_from_slice(&ip.octets());
+                }
+                IpAddr::V6(ip) => {
+                    out.push(6);
+                    out.extend_from_slice(&ip.octets());
+                }
+            }
+            out.extend_from_slice(&endpoint.port().to_be_bytes());
+        }
+        put_count(&mut out, self.permitted.len());
+        for prefix in self.permitted.iter().take(255) {
+            put_net(&mut out, prefix);
+        }
+        let sum = sha256(&out);
+        out.extend_from_slice(&sum[..4]);
+        Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(out.as_slice())))
+    }
+
+    /// Reads the string; blanks around it are forgiven, anything else wrong is `invite-malformed`.
+    pub fn decode(text: &str) -> Result<Self, Refusal> {
+        let damaged = |why: &str| Refusal::new(ReasonCode::InviteMalformed, why);
+        let text = text.trim();
+        if text.len() > MAX_LENGTH {
+            return Err(damaged("the string is far too long for an invite"));
+        }
+        let body = text.strip_prefix(PREFIX).ok_or_else(|| damaged("an invite starts with `fabric1-`"))?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map(Zeroizing::new);
+        let bytes = bytes.map_err(|_| damaged("the string has characters that no invite has, or is cut"))?;
+        let split = bytes.len().checked_sub(4).ok_or_else(|| damaged("the string is cut"))?;
+        let (fields, sum) = bytes.split_at(split);
+        if sha256(fields)[..4] != *sum {
+            return Err(damaged("the checksum does not match: a part is missing or altered"));
+        }
+        let mut fields = Fields(fields);
+        let invite = fields.invite().ok_or_else(|| damaged("the fields are not those of an invite"))?;
+        if fields.0.is_empty() { Ok(invite) } else { Err(damaged("there is more in it than an invite has")) }
+    }
+}
+
+fn put_net(out: &mut Vec<u8>, net: &Ipv4Net) {
+    out.extend_from_slice(&net.network().octets());
+    out.push(net.prefix_len());
+}
+
+/// Counts are one byte; callers write at most 255 items.
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    out.push(u8::try_from(count).unwrap_or(u8::MAX));
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn net(&mut self) -> Option<Ipv4Net> {
+        let address = Ipv4Addr::from(self.take::<4>()?);
+        let net = Ipv4Net::new(address, self.byte()?).ok()?;
+        (net.network() == address).then_some(net)
+    }
+
+    fn endpoint(&mut self) -> Option<SocketAddr> {
+        let ip = match self.byte()? {
+            4 => IpAddr::from(self.take::<4>()?),
+            6 => IpAddr::from(self.take::<16>()?),
+            _ => return None,
+        };
+        Some(SocketAddr::new(ip, u16::from_be_bytes(self.take()?)))
+    }
+
+    fn name(&mut self) -> Option<LeafName> {
+        let length = usize::from(self.byte()?);
+        let (name, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(name).ok()?.parse().ok()
+    }
+
+    fn invite(&mut self) -> Option<Invite> {
+        Some(Invite {
+            id: InviteId(self.take()?),
+            secret: InviteSecret(self.take()?),
+            hub_wireguard_key: WireguardKey(self.take()?),
+            hub_signing_key: SigningKey(self.take()?),
+            foyer_hub: Ipv4Addr::from(self.take::<4>()?),
+            foyer_address: Ipv4Addr::from(self.take::<4>()?),
+            foyer_prefix: self.net()?,
+            api_port: u16::from_be_bytes(self.take()?),
+            max_claims: u32::from_be_bytes(self.take()?),
+            expires_at: u64::from_be_bytes(self.take()?),
+            uses: u32::from_be_bytes(self.take()?),
+            site: self.name()?,
+            hub_endpoints: (0..self.byte()?).map(|_| self.endpoint()).collect::<Option<_>>()?,
+            permitted: (0..self.byte()?).map(|_| self.net()).collect::<Option<_>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn sample() -> Invite {
+        Invite {
+            id: InviteId([1; 8]),
+            secret: InviteSecret::new([2; 32]),
+            hub_endpoints: vec!["203.0.113.5:51820".parse().unwrap(), "[2001:db8::5]:51820".parse().unwrap()],
+            hub_wireguard_key: WireguardKey([3; 32]),
+            hub_signing_key: SigningKey([4; 32]),
+            foyer_hub: "10.255.15.1".parse().unwrap(),
+            foyer_address: "10.255.15.2".parse().unwrap(),
+            foyer_prefix: "10.255.15.0/24".parse().unwrap(),
+            api_port: 8443,
+            site: "aws".parse().unwrap(),
+            permitted: vec!["10.81.0.0/16".parse().unwrap(), "192.168.7.0/24".parse().unwrap()],
+            max_claims: 64,
+            expires_at: 1_800_000_000,
+            uses: 1,
+        }
+    }
+
+    /// Every field survives the string, and what is derived from the secret is the same on both sides.
+    #[test]
+    fn a_string_reads_back() {
+        let (made, text) = (sample(), sample().encode());
+        let read = Invite::decode(&format!(" {}\n", *text)).ok().unwrap();
+        assert_eq!(*read.encode(), *text);
+        assert_eq!(read.hub_endpoints, made.hub_endpoints);
+        assert_eq!(read.permitted, made.permitted);
+        assert_eq!(read.site, made.site);
+        assert_eq!(read.secret.wireguard_key(), made.secret.wireguard_key());
+        assert!(made.mac_key().verify("d", &[b"x"], &read.mac_key().sign("d", &[b"x"])));
+        assert!(text.len() < 300, "{} characters", text.len());
+    }
+
+    /// The three things derived from or equal to the secret differ from each other.
+    #[test]
+    fn derived_keys_are_separate() {
+        let secret = InviteSecret::new([2; 32]);
+        assert_ne!(secret.mac_key().0, *secret.wireguard_private_key());
+        assert_ne!(secret.mac_key().0, secret.0);
+    }
+
+    /// Every single changed, cut or added character is seen: `invite-malformed`.
+    #[test]
+    fn damage_is_seen() {
+        let text = sample().encode();
+        for at in 0..text.len() {
+            let mut altered = text.as_bytes().to_vec();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(altered).unwrap();
+            assert_eq!(
+                Invite::decode(&altered).err().unwrap().code,
+                ReasonCode::InviteMalformed,
+                "{altered}"
+            );
+            assert!(Invite::decode(&text[..at]).is_err());
+        }
+        assert!(Invite::decode(&format!("{}A", *text)).is_err());
+        assert!(Invite::decode(&"fabric1-A".repeat(9999)).is_err());
+    }
+
+    proptest! {
+        /// No text makes the decoder panic, even with a right checksum.
+        #[test]
+        fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let sum = sha256(&bytes);
+            bytes.extend_from_slice(&sum[..4]);
+            let _ = Invite::decode(&format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)));
+        }
+    }
+}

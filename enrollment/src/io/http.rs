@@ -1,0 +1,281 @@
+//! The leaf-facing API: challenge, enroll, renew, claims, topology, and nothing else.
+//!
+//! From a foyer address only challenge and enroll are served. Every answer is signed and bound to the request's body,
+//! but for refusals that come before the body is read ([`ReasonCode::is_unsigned`]).
+
+use super::keys::NodeKeys;
+use super::store::{Granted, Registry};
+use crate::challenge::{Challenges, VALID_SECS};
+use crate::rate::Rates;
+use crate::reason::{ReasonCode, Refusal, Side};
+use crate::wire::{
+    self, Answer, Challenge, ChallengeAnswer, ChallengeRequest, EnrollRequest, Envelope, MAX_REQUEST_BYTES,
+    Operation, SignedAnswer,
+};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Waits until a generation of the admissions has reached the dataplane; the service gives it one second.
+pub type Applied = Arc<dyn Fn(u64) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// How long the service waits for [`Applied`].
+const APPLIED_WAIT: Duration = Duration::from_secs(1);
+
+/// The bounds of the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests a second from one address in the long run (default 20).
+    pub per_source_per_sec: u32,
+    /// Requests at once from one address (default 200).
+    pub per_source_burst: u32,
+    /// Requests being served at once (default 256).
+    pub in_flight: usize,
+    /// Open challenges of one address (default 64).
+    pub challenges_per_source: usize,
+    /// Open challenges in all (default 4096).
+    pub challenges: usize,
+    /// For how long a body may take to arrive (default 5 s).
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_source_per_sec: 20,
+            per_source_burst: 200,
+            in_flight: 256,
+            challenges_per_source: 64,
+            challenges: 4096,
+            body_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+struct Inner {
+    registry: Registry,
+    keys: Arc<NodeKeys>,
+    limits: Limits,
+    applied: Applied,
+    started: Instant,
+    challenges: Mutex<Challenges>,
+    rates: Mutex<Rates>,
+    in_flight: Semaphore,
+    granted: [AtomicU64; Operation::ALL.len()],
+    refused: Vec<AtomicU64>,
+}
+
+/// What serves the API; clones share everything.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+impl Service {
+    /// A service over a registry, answering with the hub's keys. `applied` is awaited (at most 1 s) before the answer
+    /// to a request that changed who or what is admitted, so that the way is open when the leaf reads it.
+    pub fn new(registry: Registry, keys: Arc<NodeKeys>, limits: Limits, applied: Applied) -> Self {
+        Self(Arc::new(Inner {
+            challenges: Mutex::new(Challenges::new(limits.challenges, limits.challenges_per_source)),
+            rates: Mutex::new(Rates::new(limits.per_source_per_sec, limits.per_source_burst)),
+            in_flight: Semaphore::new(limits.in_flight),
+            granted: Default::default(),
+            refused: ReasonCode::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            started: Instant::now(),
+            registry,
+            keys,
+            limits,
+            applied,
+        }))
+    }
+
+    /// How often each code was given since the start, for the metrics; only codes of the hub.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        let counts = ReasonCode::ALL.iter().zip(&self.0.refused);
+        let own = counts.filter(|(code, _)| code.side() == Side::Hub);
+        own.map(|(code, count)| (code.as_str(), count.load(Ordering::Relaxed))).collect()
+    }
+
+    /// How often each operation was granted since the start, by path.
+    pub fn grants(&self) -> BTreeMap<&'static str, u64> {
+        let counts = Operation::ALL.iter().zip(&self.0.granted);
+        counts.map(|(op, count)| (op.path(), count.load(Ordering::Relaxed))).collect()
+    }
+
+    async fn serve(self, op: Operation, source: IpAddr, body: Body) -> Response {
+        let Ok(_permit) = self.0.in_flight.try_acquire() else {
+            return self.refuse_unread(op, source, Refusal::of(ReasonCode::HubBusy));
+        };
+        let elapsed = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let token = lock(&self.0.rates).take(source, elapsed);
+        if let Err(secs) = token {
+            let mut refusal = Refusal::of(ReasonCode::RateLimited);
+            refusal.retry_after_secs = Some(secs);
+            return self.refuse_unread(op, source, refusal);
+        }
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(refusal) => return self.refuse_unread(op, source, refusal),
+        };
+        match op {
+            Operation::Challenge => {
+                let answer = self.challenge(source, &body);
+                self.answer(op, source, &body, answer)
+            }
+            _ => {
+                let answer = self.request(op, source, &body).await;
+                self.answer(op, source, &body, answer)
+            }
+        }
+    }
+
+    async fn read(&self, body: Body) -> Result<axum::body::Bytes, Refusal> {
+        let whole = axum::body::to_bytes(body, MAX_REQUEST_BYTES);
+        match tokio::time::timeout(self.0.limits.body_timeout, whole).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(_)) => Err(Refusal::of(ReasonCode::RequestTooLarge)),
+            Err(_) => Err(Refusal::of(ReasonCode::RequestTimeout)),
+        }
+    }
+
+    /// The foyer only enrolls, and nobody outside foyer and overlay is served at all.
+    fn check_source(&self, op: Operation, source: IpAddr) -> Result<(), Refusal> {
+        let hub = self.0.registry.snapshot().hub.clone();
+        let forbidden = |why: String| Err(Refusal::new(ReasonCode::SourceForbidden, why));
+        let IpAddr::V4(source) = source else {
+            return forbidden(format!("{source} is outside the overlay"));
+        };
+        if hub.foyer_prefix.contains(&source) {
+            return match op {
+                Operation::Challenge | Operation::Enroll => Ok(()),
+                _ => forbidden(format!("{source} is a foyer address; it can only enroll")),
+            };
+        }
+        if hub.overlay_prefix.contains(&source) {
+            return Ok(());
+        }
+        forbidden(format!("{source} is outside the overlay"))
+    }
+
+    fn challenge(&self, source: IpAddr, body: &[u8]) -> Result<ChallengeAnswer, Refusal> {
+        self.check_source(Operation::Challenge, source)?;
+        let _: ChallengeRequest = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
+        let random = super::keys::random().map_err(|e| Refusal::new(ReasonCode::Internal, e.to_string()))?;
+        let challenge = Challenge(random);
+        lock(&self.0.challenges).issue(challenge, source, self.0.started.elapsed().as_secs());
+        Ok(ChallengeAnswer { challenge, valid_secs: VALID_SECS })
+    }
+
+    async fn request(
+        &self,
+        op: Operation,
+        source: IpAddr,
+        body: &[u8],
+    ) -> Result<crate::topology::Admission, Refusal> {
+        self.check_source(op, source)?;
+        let envelope: Envelope = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
+        let challenge = challenge_of(op, &envelope)?;
+        lock(&self.0.challenges).take(&challenge, source, self.0.started.elapsed().as_secs())?;
+        let Granted { admission, changed } = match op {
+            Operation::Enroll => self.0.registry.enroll(envelope, source).await?,
+            _ => self.0.registry.leaf_request(op, envelope, source).await?,
+        };
+        if let Some(generation) = changed.filter(|_| op != Operation::Renew) {
+            tracing::info!(leaf = %admission.leaf, op = op.path(), generation, "admission changed");
+            if tokio::time::timeout(APPLIED_WAIT, (self.0.applied)(generation)).await.is_err() {
+                tracing::warn!(generation, "answered before the dataplane had this generation");
+            }
+        }
+        Ok(admission)
+    }
+
+    fn answer<T: Serialize>(
+        &self,
+        op: Operation,
+        source: IpAddr,
+        body: &[u8],
+        outcome: Result<T, Refusal>,
+    ) -> Response {
+        let (status, answer) = match outcome {
+            Ok(content) => {
+                self.0.granted[op as usize].fetch_add(1, Ordering::Relaxed);
+                (200, Answer::Granted(content))
+            }
+            Err(refusal) => {
+                self.count(op, source, &refusal);
+                (refusal.code.http_status(), Answer::Refused(refusal))
+            }
+        };
+        reply(status, None, &SignedAnswer::sign(op, body, &answer, self.0.keys.signing()))
+    }
+
+    fn refuse_unread(&self, op: Operation, source: IpAddr, refusal: Refusal) -> Response {
+        self.count(op, source, &refusal);
+        let (status, retry) = (refusal.code.http_status(), refusal.retry_after_secs);
+        let mut response = reply(status, retry, &SignedAnswer::unsigned(refusal));
+        // What was not read is not waited for.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn count(&self, op: Operation, source: IpAddr, refusal: &Refusal) {
+        if let Some(count) = self.0.refused.get(refusal.code as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::debug!(%source, op = op.path(), code = %refusal.code, message = refusal.message, "request refused");
+    }
+}
+
+/// The challenge inside the payload, whatever the payload is; the rest is judged with the signature.
+fn challenge_of(op: Operation, envelope: &Envelope) -> Result<Challenge, Refusal> {
+    #[derive(Deserialize)]
+    struct HasHead {
+        head: wire::Head,
+    }
+    match op {
+        Operation::Enroll => envelope.open::<EnrollRequest>().map(|request| request.challenge),
+        _ => envelope.open::<HasHead>().map(|request| request.head.challenge),
+    }
+}
+
+fn reply(status: u16, retry_after: Option<u64>, answer: &SignedAnswer) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, wire::bytes_of(answer)).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(secs) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
+    }
+    response
+}
+
+/// A poisoned lock only means that a holder panicked between two plain map operations.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The router. Serve it with connection information ([`super::listener::serve`] does).
+pub fn router(service: Service) -> axum::Router {
+    let mut router = axum::Router::new();
+    for op in Operation::ALL {
+        let serve = move |State(service): State<Service>,
+                          ConnectInfo(from): ConnectInfo<SocketAddr>,
+                          request: Request| {
+            service.serve(op, from.ip().to_canonical(), request.into_body())
+        };
+        router = router.route(op.path(), post(serve));
+    }
+    let unknown = |State(service): State<Service>, ConnectInfo(from): ConnectInfo<SocketAddr>| async move {
+        let refusal = Refusal::of(ReasonCode::EndpointUnknown);
+        service.refuse_unread(Operation::Challenge, from.ip().to_canonical(), refusal)
+    };
+    router.fallback(unknown).method_not_allowed_fallback(unknown).with_state(service)
+}

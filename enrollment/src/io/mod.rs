@@ -1,0 +1,10 @@
+//! Everything that touches the outside: SQLite, HTTP, key and state files, the clock.
+
+pub mod client;
+pub mod http;
+pub mod keys;
+pub mod leaf_state;
+pub mod listener;
+pub mod private_file;
+pub mod schema;
+pub mod store;

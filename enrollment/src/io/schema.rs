@@ -1,0 +1,324 @@
+//! The registry's tables and how records become rows. A row that cannot be read is reported and blocks no other.
+
+use crate::claim::{Claim, ClaimStep};
+use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
+use crate::policy::HubSettings;
+use crate::registry::{BadRecord, Change, InviteRecord, Leaf, RevokedKey, State};
+use crate::signature::MacKey;
+use crate::view::ClaimHistoryView;
+use ipnet::Ipv4Net;
+use rusqlite::{Connection, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// The version of the tables; a file of a newer one is refused.
+pub const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS leaves (name TEXT PRIMARY KEY, overlay TEXT NOT NULL UNIQUE, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS claims (
+  address TEXT PRIMARY KEY, leaf TEXT NOT NULL, generation INTEGER NOT NULL, since INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS claim_history (
+  seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, address TEXT NOT NULL, leaf TEXT NOT NULL,
+  generation INTEGER NOT NULL, step TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS claim_history_address ON claim_history (address, seq);
+CREATE TABLE IF NOT EXISTS invites (id TEXT PRIMARY KEY, mac_key BLOB NOT NULL, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS revoked_keys (
+  key TEXT PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('wireguard', 'signing')), leaf TEXT NOT NULL) STRICT;
+";
+
+/// How many entries of the claims' history are kept.
+const HISTORY_ROWS: i64 = 100_000;
+
+#[derive(Serialize, Deserialize)]
+struct StoredInvite {
+    wireguard_key: WireguardKey,
+    foyer: Ipv4Addr,
+    site: LeafName,
+    permitted: Vec<Ipv4Net>,
+    max_claims: u32,
+    uses: u32,
+    used: u32,
+    created_at: u64,
+    created_generation: u64,
+    expires_at: u64,
+    spent_at: Option<u64>,
+    revoked_at: Option<u64>,
+}
+
+/// Makes the connection durable and the tables present.
+pub fn prepare(db: &Connection) -> rusqlite::Result<()> {
+    db.busy_timeout(std::time::Duration::from_secs(2))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "foreign_keys", true)?;
+    db.execute_batch(TABLES)?;
+    db.pragma_update(None, "user_version", VERSION)?;
+    db.execute(
+        "DELETE FROM claim_history WHERE seq <= (SELECT MAX(seq) FROM claim_history) - ?1",
+        [HISTORY_ROWS],
+    )?;
+    Ok(())
+}
+
+/// The version of the tables in a file; 0 in a new one.
+pub fn version(db: &Connection) -> rusqlite::Result<i64> {
+    db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// The state that the tables hold.
+pub fn load(db: &Connection, settings: Arc<HubSettings>, now: u64) -> rusqlite::Result<State> {
+    let mut state = State::new(settings);
+    let meta = |key: &str| -> rusqlite::Result<u64> {
+        let mut query = db.prepare("SELECT value FROM meta WHERE key = ?1")?;
+        let found = query.query_map([key], |row| row.get::<_, i64>(0))?.next().transpose()?;
+        Ok(u64::try_from(found.unwrap_or(0)).unwrap_or(0))
+    };
+    state.generation = meta("generation")?;
+    state.claim_generation = meta("claim_generation")?;
+    load_invites(db, &mut state, now)?;
+    load_revoked_keys(db, &mut state)?;
+    load_leaves(db, &mut state, now)?;
+    load_claims(db, &mut state, now)?;
+    state.settle(now);
+    Ok(state)
+}
+
+fn bad(table: &str, key: &str, why: impl ToString) -> BadRecord {
+    BadRecord { table: table.into(), key: key.into(), why: why.to_string() }
+}
+
+fn load_invites(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT id, mac_key, record FROM invites")?;
+    let mut rows = query.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        match read_invite(row) {
+            Ok(invite) => found.push(invite),
+            Err(why) => state.reserve(bad("invites", &text(row, 0), why), None, None),
+        }
+    }
+    found.sort_by_key(|invite| invite.created_generation);
+    found.into_iter().for_each(|invite| state.apply_one(&Change::Invite(Arc::new(invite)), now));
+    Ok(())
+}
+
+fn read_invite(row: &Row<'_>) -> Result<InviteRecord, String> {
+    let id: InviteId = text(row, 0).parse().map_err(|e| format!("{e}"))?;
+    let mac_key: [u8; 32] = row.get(1).map_err(|e| e.to_string())?;
+    let stored: StoredInvite = serde_json::from_str(&text(row, 2)).map_err(|e| e.to_string())?;
+    let StoredInvite { wireguard_key, foyer, site, permitted, max_claims, .. } = stored;
+    let StoredInvite { uses, used, created_at, created_generation, expires_at, spent_at, revoked_at, .. } =
+        stored;
+    let mac_key = MacKey::new(mac_key);
+    Ok(InviteRecord {
+        id,
+        mac_key,
+        wireguard_key,
+        foyer,
+        site,
+        permitted,
+        max_claims,
+        uses,
+        used,
+        created_at,
+        created_generation,
+        expires_at,
+        spent_at,
+        revoked_at,
+    })
+}
+
+fn load_revoked_keys(db: &Connection, state: &mut State) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT key, kind, leaf FROM revoked_keys")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (key, kind) = (text(row, 0), text(row, 1));
+        match (key.parse::<WireguardKey>(), text(row, 2).parse::<LeafName>()) {
+            (Ok(WireguardKey(bytes)), Ok(leaf)) => {
+                let signing = (kind == "signing").then_some(SigningKey(bytes));
+                state.restore_revoked_key(bytes, RevokedKey { leaf, signing });
+            }
+            _ => state.reserve(bad("revoked_keys", &key, "neither key nor name can be read"), None, None),
+        }
+    }
+    Ok(())
+}
+
+fn load_leaves(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT name, overlay, record FROM leaves")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, overlay) = (text(row, 0), text(row, 1).parse::<Ipv4Addr>().ok());
+        let leaf = serde_json::from_str::<Leaf>(&text(row, 2)).map_err(|e| e.to_string());
+        let leaf = leaf.and_then(|leaf| {
+            let whole = leaf.name.as_str() == name && Some(leaf.overlay) == overlay;
+            let own =
+                state.leaf_of_key(&leaf.wireguard_key.0).or(state.leaf_of_key(&leaf.signing_key.0)).is_none();
+            match (whole, own) {
+                (true, true) => Ok(leaf),
+                (false, _) => Err("name or overlay address is not that of its row".to_owned()),
+                (_, false) => Err("it has a key of another leaf".to_owned()),
+            }
+        });
+        match leaf {
+            Ok(leaf) => state.apply_one(&Change::Leaf(Arc::new(leaf)), now),
+            Err(why) => state.reserve(bad("leaves", &name, why), Some(&name), overlay),
+        }
+    }
+    Ok(())
+}
+
+fn load_claims(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT address, leaf, generation, since FROM claims")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (address, owner) = (text(row, 0), text(row, 1));
+        let Ok(parsed) = address.parse::<Ipv4Addr>() else {
+            state.reserve(bad("claims", &address, "this is no address"), None, None);
+            continue;
+        };
+        // An address whose owner cannot be read stays owned: nobody else gets it.
+        let leaf = owner.parse().unwrap_or_else(|_| {
+            state.reserve(bad("claims", &address, "its owner is no name"), Some("unreadable"), None);
+            "unreadable".parse().expect("this is a name")
+        });
+        let number = |index| u64::try_from(row.get::<_, i64>(index).unwrap_or(0)).unwrap_or(0);
+        let claim = Claim { generation: number(2), since: number(3) };
+        state.apply_one(&Change::ClaimAdded { address: parsed, leaf, claim }, now);
+    }
+    Ok(())
+}
+
+/// A column as text; empty if it is something else.
+fn text(row: &Row<'_>, index: usize) -> String {
+    row.get(index).unwrap_or_default()
+}
+
+/// SQLite's integers are signed; times and generations stay far below that.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Writes one request's changes and the generations that follow from them.
+pub fn write(tx: &Transaction<'_>, changes: &[Change], generation: u64, now: u64) -> rusqlite::Result<()> {
+    for change in changes {
+        write_one(tx, change, now)?;
+    }
+    let mut put = tx.prepare_cached(
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = MAX(value, ?2)",
+    )?;
+    put.execute(params!["generation", signed(generation)])?;
+    let claims = changes.iter().filter_map(|change| match change {
+        Change::ClaimAdded { claim, .. } => Some(claim.generation),
+        _ => None,
+    });
+    if let Some(highest) = claims.max() {
+        put.execute(params!["claim_generation", signed(highest)])?;
+    }
+    Ok(())
+}
+
+fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Result<()> {
+    match change {
+        Change::Leaf(leaf) => {
+            let mut put = tx.prepare_cached(
+                "INSERT INTO leaves (name, overlay, record) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (name) DO UPDATE SET overlay = ?2, record = ?3",
+            )?;
+            put.execute(params![leaf.name.as_str(), leaf.overlay.to_string(), json(&**leaf)?])?;
+        }
+        Change::Invite(invite) => write_invite(tx, invite)?,
+        Change::InviteForgotten(id) => {
+            tx.execute("DELETE FROM invites WHERE id = ?1", [id.to_string()])?;
+        }
+        Change::ClaimAdded { address, leaf, claim } => {
+            // Not "or replace": two owners of one address must fail here even if the judgement were wrong.
+            let mut put = tx.prepare_cached(
+                "INSERT INTO claims (address, leaf, generation, since) VALUES (?1, ?2, ?3, ?4)",
+            )?;
+            let (generation, since) = (signed(claim.generation), signed(claim.since));
+            put.execute(params![address.to_string(), leaf.as_str(), generation, since])?;
+            write_history(tx, address, leaf, claim, ClaimStep::Added, now)?;
+        }
+        Change::ClaimRemoved { address, leaf, claim, step } => {
+            let mut delete = tx.prepare_cached("DELETE FROM claims WHERE address = ?1 AND leaf = ?2")?;
+            delete.execute(params![address.to_string(), leaf.as_str()])?;
+            write_history(tx, address, leaf, claim, *step, now)?;
+        }
+        Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
+            let mut put = tx
+                .prepare_cached("INSERT OR IGNORE INTO revoked_keys (key, kind, leaf) VALUES (?1, ?2, ?3)")?;
+            put.execute(params![wireguard_key.to_string(), "wireguard", leaf.as_str()])?;
+            put.execute(params![signing_key.to_string(), "signing", leaf.as_str()])?;
+        }
+    }
+    Ok(())
+}
+
+fn write_invite(tx: &Transaction<'_>, invite: &InviteRecord) -> rusqlite::Result<()> {
+    let stored = StoredInvite {
+        wireguard_key: invite.wireguard_key,
+        foyer: invite.foyer,
+        site: invite.site.clone(),
+        permitted: invite.permitted.clone(),
+        max_claims: invite.max_claims,
+        uses: invite.uses,
+        used: invite.used,
+        created_at: invite.created_at,
+        created_generation: invite.created_generation,
+        expires_at: invite.expires_at,
+        spent_at: invite.spent_at,
+        revoked_at: invite.revoked_at,
+    };
+    let mut put = tx.prepare_cached(
+        "INSERT INTO invites (id, mac_key, record) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET record = ?3",
+    )?;
+    put.execute(params![invite.id.to_string(), invite.mac_key.0, json(&stored)?])?;
+    Ok(())
+}
+
+fn write_history(
+    tx: &Transaction<'_>,
+    address: &Ipv4Addr,
+    leaf: &LeafName,
+    claim: &Claim,
+    step: ClaimStep,
+    now: u64,
+) -> rusqlite::Result<()> {
+    let mut put = tx.prepare_cached(
+        "INSERT INTO claim_history (at, address, leaf, generation, step) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let (now, generation) = (signed(now), signed(claim.generation));
+    put.execute(params![now, address.to_string(), leaf.as_str(), generation, step.as_str()])?;
+    Ok(())
+}
+
+fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
+}
+
+/// The newest entries of the claims' history first, at most `limit`; of one address or of all.
+pub fn history(
+    db: &Connection,
+    address: Option<Ipv4Addr>,
+    limit: u32,
+) -> rusqlite::Result<Vec<ClaimHistoryView>> {
+    let mut query = db.prepare_cached(
+        "SELECT at, address, leaf, generation, step FROM claim_history
+         WHERE ?1 IS NULL OR address = ?1 ORDER BY seq DESC LIMIT ?2",
+    )?;
+    let rows = query.query_map(params![address.map(|a| a.to_string()), limit], |row| {
+        let number = |index| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(index)?).unwrap_or(0));
+        let step = match text(row, 4).as_str() {
+            "added" => ClaimStep::Added,
+            "released" => ClaimStep::Released,
+            _ => ClaimStep::Revoked,
+        };
+        let address = text(row, 1).parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Ok(ClaimHistoryView { at: number(0)?, address, leaf: text(row, 2), generation: number(3)?, step })
+    })?;
+    rows.collect()
+}

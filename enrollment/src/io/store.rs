@@ -1,0 +1,334 @@
+//! The registry on disk: one thread owns SQLite and the state; it decides, stores, applies, publishes, answers.
+
+use super::{keys, schema};
+use crate::admit::{self, Decision};
+use crate::identity::{InviteId, LeafName};
+use crate::invite::{Invite, InviteSecret};
+use crate::policy::{HubSettings, InviteOrder};
+use crate::reason::{ReasonCode, Refusal};
+use crate::registry::{Admissions, Change, State};
+use crate::topology::Admission;
+use crate::view::{self, ClaimHistoryView, RegistryView};
+use crate::wire::{Envelope, Operation};
+use rusqlite::Connection;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{oneshot, watch};
+
+pub use super::leaf_state::LeafState;
+
+/// How many requests may wait for the owner; further ones are refused as `hub-busy`.
+const QUEUE: usize = 1024;
+
+/// Closed invites are forgotten after this time, unless a leaf joined by them (30 days).
+const FORGET_INVITES_SECS: u64 = 30 * 24 * 3600;
+
+/// Seconds since 1970. The registry's only clock; tests give their own.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The system's clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()))
+}
+
+/// Why a registry cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file cannot be made or its mode set.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// SQLite refuses it.
+    #[error("{path}: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// A newer version of the software wrote it.
+    #[error("{path} was written by a newer version (tables {found}, known {})", schema::VERSION)]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// The owner's thread could not be started.
+    #[error("the registry's thread could not be started")]
+    Thread,
+}
+
+/// What a leaf's request came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// The answer.
+    pub admission: Admission,
+    /// The generation that the change made; `None` if nothing changed.
+    pub changed: Option<u64>,
+}
+
+type Job = Box<dyn FnOnce(&mut Owner) + Send>;
+
+struct Owner {
+    db: Connection,
+    state: State,
+    clock: Clock,
+    publish: watch::Sender<Arc<Admissions>>,
+}
+
+/// The registry. Clones share one owner; it ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct Registry {
+    jobs: SyncSender<Job>,
+    admissions: watch::Receiver<Arc<Admissions>>,
+}
+
+impl Registry {
+    /// Opens (or makes, mode 0600) the registry's file.
+    pub async fn open(path: &Path, settings: HubSettings) -> Result<Self, OpenError> {
+        Self::open_with_clock(path, settings, system_clock()).await
+    }
+
+    /// The same with another clock.
+    pub async fn open_with_clock(
+        path: &Path,
+        settings: HubSettings,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let (jobs, queue) = sync_channel::<Job>(QUEUE);
+        let (opened, outcome) = oneshot::channel();
+        let path = path.to_owned();
+        let body = move || match Owner::open(&path, settings, clock) {
+            Ok((owner, admissions)) => {
+                let _ = opened.send(Ok(admissions));
+                owner.run(&queue);
+            }
+            Err(e) => drop(opened.send(Err(e))),
+        };
+        let thread = std::thread::Builder::new().name("registry".into()).spawn(body);
+        thread.map_err(|_| OpenError::Thread)?;
+        let admissions = outcome.await.map_err(|_| OpenError::Thread)??;
+        Ok(Self { jobs, admissions })
+    }
+
+    /// What is published now.
+    pub fn snapshot(&self) -> Arc<Admissions> {
+        self.admissions.borrow().clone()
+    }
+
+    /// Follows what is published, after each durable change and when leases run out.
+    pub fn watch(&self) -> watch::Receiver<Arc<Admissions>> {
+        self.admissions.clone()
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Owner) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |owner| drop(reply.send(job(owner))));
+        self.jobs.try_send(job).map_err(|e| match e {
+            TrySendError::Full(_) => Refusal::of(ReasonCode::HubBusy),
+            TrySendError::Disconnected(_) => Refusal::of(ReasonCode::Internal),
+        })?;
+        answer.await.map_err(|_| Refusal::of(ReasonCode::Internal))?
+    }
+
+    /// Makes an invite. The string that it encodes to is the only copy of its secret.
+    pub async fn create_invite(&self, order: InviteOrder) -> Result<Invite, Refusal> {
+        self.call(move |owner| {
+            let random = |_| Refusal::new(ReasonCode::Internal, "the system gave no random bytes");
+            let id = InviteId(keys::random().map_err(random)?);
+            let secret = InviteSecret::new(keys::random().map_err(random)?);
+            let now = (owner.clock)();
+            let (invite, change) = admit::invite(&owner.state, order, id, secret, now)?;
+            owner.commit(&[change], now)?;
+            tracing::info!(invite = %id, site = %invite.site, "invite made");
+            Ok(invite)
+        })
+        .await
+    }
+
+    /// Withdraws an invite.
+    pub async fn revoke_invite(&self, id: InviteId) -> Result<(), Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let changes = admit::revoke_invite(&owner.state, &id, now)?;
+            owner.commit(&changes, now).map(drop)
+        })
+        .await
+    }
+
+    /// Judges a first request; what it changes is durable when this returns.
+    pub async fn enroll(&self, envelope: Envelope, source: IpAddr) -> Result<Granted, Refusal> {
+        self.call(move |owner| owner.decide(|state, now| admit::enroll(state, &envelope, source, now))).await
+    }
+
+    /// Judges a later request of any kind; what it changes is durable when this returns.
+    pub async fn leaf_request(
+        &self,
+        op: Operation,
+        envelope: Envelope,
+        source: IpAddr,
+    ) -> Result<Granted, Refusal> {
+        self.call(move |owner| {
+            owner.decide(|state, now| admit::leaf_request(state, op, &envelope, source, now))
+        })
+        .await
+    }
+
+    /// Revokes a leaf; the published admissions have lost it when this returns. Gives their generation.
+    pub async fn revoke(&self, leaf: LeafName) -> Result<u64, Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let decision = admit::revoke(&owner.state, &leaf, now)?;
+            tracing::info!(%leaf, "leaf revoked");
+            owner.commit(&decision.changes, now)?;
+            Ok(owner.state.generation())
+        })
+        .await
+    }
+
+    /// All leaves, claims, invites and bad records.
+    pub async fn view(&self) -> Result<RegistryView, Refusal> {
+        self.call(|owner| Ok(view::registry(&owner.state, (owner.clock)()))).await
+    }
+
+    /// The newest entries of the claims' history first, at most `limit`; of one address or of all.
+    pub async fn claim_history(
+        &self,
+        address: Option<Ipv4Addr>,
+        limit: u32,
+    ) -> Result<Vec<ClaimHistoryView>, Refusal> {
+        self.call(move |owner| schema::history(&owner.db, address, limit).map_err(failed)).await
+    }
+
+    /// Replaces the hub's constants (its endpoints changed, for example) and publishes.
+    pub async fn set_settings(&self, settings: HubSettings) -> Result<(), Refusal> {
+        self.call(move |owner| {
+            owner.state.set_settings(Arc::new(settings));
+            let now = (owner.clock)();
+            owner.store(&[], now)?;
+            owner.publish_now(now);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets time do its work at once (leases, tombstones) instead of at the next deadline; for a clock that jumped.
+    pub async fn tick(&self) -> Result<(), Refusal> {
+        self.call(|owner| {
+            owner.tick();
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Owner {
+    fn open(
+        path: &Path,
+        settings: HubSettings,
+        clock: Clock,
+    ) -> Result<(Self, watch::Receiver<Arc<Admissions>>), OpenError> {
+        make_private(path).map_err(|source| OpenError::File { path: path.into(), source })?;
+        let database = |source| OpenError::Database { path: path.into(), source };
+        let db = Connection::open(path).map_err(database)?;
+        let found = schema::version(&db).map_err(database)?;
+        if found > schema::VERSION {
+            return Err(OpenError::Newer { path: path.into(), found });
+        }
+        schema::prepare(&db).map_err(database)?;
+        let now = clock();
+        let state = schema::load(&db, Arc::new(settings), now).map_err(database)?;
+        for record in &state.bad {
+            tracing::error!(
+                table = record.table,
+                key = record.key,
+                why = record.why,
+                "stored record left out"
+            );
+        }
+        let (publish, admissions) = watch::channel(Arc::new(state.admissions()));
+        let mut owner = Self { db, state, clock, publish };
+        let old = owner.state.forgettable_invites(FORGET_INVITES_SECS, now);
+        if let Err(refusal) = owner.commit(&old, now) {
+            tracing::warn!(%refusal, "old invites were not forgotten");
+        }
+        Ok((owner, admissions))
+    }
+
+    fn run(mut self, queue: &Receiver<Job>) {
+        loop {
+            let now = (self.clock)();
+            // The wall clock may be set: look again at least every 30 s.
+            let wait = self.state.next_deadline(now).map_or(30, |at| at.saturating_sub(now).clamp(1, 30));
+            match queue.recv_timeout(Duration::from_secs(wait)) {
+                Ok(job) => job(&mut self),
+                Err(RecvTimeoutError::Timeout) => self.tick(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = (self.clock)();
+        if self.state.settle(now) {
+            self.state.generation += 1;
+            self.publish_now(now);
+        }
+    }
+
+    fn decide(
+        &mut self,
+        judge: impl FnOnce(&State, u64) -> Result<Decision, Refusal>,
+    ) -> Result<Granted, Refusal> {
+        let now = (self.clock)();
+        let decision = judge(&self.state, now)?;
+        let changed = self.commit(&decision.changes, now)?;
+        let admission = self.state.admission(&decision.leaf, now);
+        Ok(Granted { admission: admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?, changed })
+    }
+
+    /// Stores, then applies and publishes; nothing is applied that is not durable.
+    fn commit(&mut self, changes: &[Change], now: u64) -> Result<Option<u64>, Refusal> {
+        if changes.is_empty() {
+            return Ok(None);
+        }
+        self.store(changes, now)?;
+        self.state.apply(changes, now);
+        self.publish_now(now);
+        Ok(Some(self.state.generation()))
+    }
+
+    fn store(&mut self, changes: &[Change], now: u64) -> Result<(), Refusal> {
+        let tx = self.db.transaction().map_err(failed)?;
+        schema::write(&tx, changes, self.state.generation() + 1, now).map_err(failed)?;
+        tx.commit().map_err(failed)
+    }
+
+    fn publish_now(&mut self, now: u64) {
+        self.state.settle(now);
+        self.publish.send_replace(Arc::new(self.state.admissions()));
+    }
+}
+
+fn failed(error: rusqlite::Error) -> Refusal {
+    tracing::error!(%error, "the registry could not be read or written");
+    Refusal::of(ReasonCode::Internal)
+}
+
+/// The file holds what verifies invites: only its owner may read it. SQLite gives its companions the same mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}

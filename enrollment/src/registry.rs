@@ -1,0 +1,546 @@
+//! The hub's truth as a pure state: leaves, claims and invites, changed only by [`Change`]s that are stored first.
+
+use crate::claim::{Claim, ClaimStep};
+use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
+use crate::policy::{HubSettings, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
+use crate::signature::MacKey;
+use crate::topology::{Admission, Topology, renew_after_secs};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// An enrolled (or revoked) leaf as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// Its name.
+    pub name: LeafName,
+    /// The site of its invite; the same as the name, or what stands before its number.
+    pub site: LeafName,
+    /// Its overlay address; it keeps it for ever, also over revocation and a new machine.
+    pub overlay: Ipv4Addr,
+    /// Its WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// The key that signs its requests.
+    pub signing_key: SigningKey,
+    /// Out of which prefixes it may claim.
+    pub permitted: Vec<Ipv4Net>,
+    /// How many addresses it may own.
+    pub max_claims: u32,
+    /// The last counter accepted from it.
+    pub counter: u64,
+    /// The invite it last joined by.
+    pub invite: InviteId,
+    /// When it joined, seconds since 1970.
+    pub enrolled_at: u64,
+    /// When its lease ends, seconds since 1970.
+    pub valid_until: u64,
+    /// When it last asked for something, seconds since 1970.
+    pub last_seen: u64,
+    /// Set when the operator revoked it.
+    pub revoked: Option<Revoked>,
+}
+
+/// When a leaf was revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// The registry's generation then; only invites made after it can bring the name back.
+    pub generation: u64,
+}
+
+/// An invite as it is stored: what verifies it, never its secret.
+#[derive(Clone)]
+pub struct InviteRecord {
+    /// Its public number.
+    pub id: InviteId,
+    /// What verifies the first request; derived from the secret.
+    pub mac_key: MacKey,
+    /// The foyer tunnel's public key; derived from the secret.
+    pub wireguard_key: WireguardKey,
+    /// The address in the foyer.
+    pub foyer: Ipv4Addr,
+    /// The site's name.
+    pub site: LeafName,
+    /// Out of which prefixes its leaves may claim.
+    pub permitted: Vec<Ipv4Net>,
+    /// How many addresses each may own.
+    pub max_claims: u32,
+    /// How many leaves may join by it.
+    pub uses: u32,
+    /// How many did.
+    pub used: u32,
+    /// When it was made, seconds since 1970.
+    pub created_at: u64,
+    /// The registry's generation when it was made.
+    pub created_generation: u64,
+    /// When it ends, seconds since 1970.
+    pub expires_at: u64,
+    /// When its last use was, if it is spent.
+    pub spent_at: Option<u64>,
+    /// When it was revoked.
+    pub revoked_at: Option<u64>,
+}
+
+/// What an invite is good for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InviteStatus {
+    /// A leaf can join by it.
+    Open,
+    /// Used as often as it permits.
+    Spent,
+    /// Its time is over.
+    Expired,
+    /// Withdrawn.
+    Revoked,
+}
+
+impl InviteRecord {
+    /// What it is good for at `now`.
+    pub fn status(&self, now: u64) -> InviteStatus {
+        if self.revoked_at.is_some() {
+            InviteStatus::Revoked
+        } else if self.used >= self.uses {
+            InviteStatus::Spent
+        } else if now >= self.expires_at {
+            InviteStatus::Expired
+        } else {
+            InviteStatus::Open
+        }
+    }
+
+    /// Since when it is closed, if it is.
+    pub fn closed_at(&self, now: u64) -> Option<u64> {
+        let expired = (now >= self.expires_at).then_some(self.expires_at);
+        [self.revoked_at, self.spent_at, expired].into_iter().flatten().min()
+    }
+}
+
+/// A revoked key: it never comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevokedKey {
+    /// The leaf that had it.
+    pub leaf: LeafName,
+    /// Set for a signing key: what its requests are verified with, to tell it the reason.
+    pub signing: Option<SigningKey>,
+}
+
+/// One step of the truth. A request's changes are stored in one transaction, then applied.
+#[derive(Clone)]
+pub enum Change {
+    /// A leaf is new or different.
+    Leaf(Arc<Leaf>),
+    /// An invite is new or different.
+    Invite(Arc<InviteRecord>),
+    /// An invite that nobody needs any more goes.
+    InviteForgotten(InviteId),
+    /// A leaf owns an address.
+    ClaimAdded {
+        /// The address.
+        address: Ipv4Addr,
+        /// Its owner.
+        leaf: LeafName,
+        /// Generation and time.
+        claim: Claim,
+    },
+    /// Nobody owns an address any more.
+    ClaimRemoved {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who owned it.
+        leaf: LeafName,
+        /// The claim that ended.
+        claim: Claim,
+        /// Why.
+        step: ClaimStep,
+    },
+    /// A leaf's keys never come back.
+    KeysRevoked {
+        /// The leaf.
+        leaf: LeafName,
+        /// Its WireGuard key.
+        wireguard_key: WireguardKey,
+        /// Its signing key.
+        signing_key: SigningKey,
+    },
+}
+
+/// An admitted leaf, as the daemon derives WireGuard peers and import policies from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// Its name.
+    pub name: LeafName,
+    /// Its overlay address: the only source of its BGP session, the only next hop of its routes.
+    pub overlay: Ipv4Addr,
+    /// Its WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// What it owns; empty while its lease is expired (the claims stay reserved for it).
+    pub claims: BTreeMap<Ipv4Addr, Claim>,
+    /// Out of which prefixes it may claim.
+    pub permitted: Vec<Ipv4Net>,
+    /// How many addresses it may own.
+    pub max_claims: u32,
+    /// When its lease ends, seconds since 1970.
+    pub valid_until: u64,
+    /// When it last asked for something, seconds since 1970.
+    pub last_seen: u64,
+    /// Its lease is over: it keeps its tunnel, so that it can renew, but none of its claims.
+    pub expired: bool,
+}
+
+/// A WireGuard peer of the foyer: an invite that is open, or closed less than a day ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoyerPeer {
+    /// The tunnel's public key.
+    pub public_key: WireguardKey,
+    /// The one address that it may use.
+    pub address: Ipv4Addr,
+    /// The invite.
+    pub invite: InviteId,
+}
+
+/// All that the hub's daemon derives its state from; published after each durable change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admissions {
+    /// Grows with each change.
+    pub generation: u64,
+    /// The hub itself.
+    pub hub: Arc<HubSettings>,
+    /// The leaves that are admitted; revoked ones are absent.
+    pub leaves: BTreeMap<LeafName, Arc<Admitted>>,
+    /// The foyer's peers.
+    pub foyer: Vec<FoyerPeer>,
+}
+
+/// A stored record that cannot be used; it is reported, keeps what it holds reserved, and blocks no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRecord {
+    /// Which table.
+    pub table: String,
+    /// Which row, by its key.
+    pub key: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// The registry's state in memory.
+pub struct State {
+    pub(crate) settings: Arc<HubSettings>,
+    pub(crate) generation: u64,
+    pub(crate) claim_generation: u64,
+    pub(crate) leaves: BTreeMap<LeafName, Arc<Leaf>>,
+    pub(crate) invites: BTreeMap<InviteId, Arc<InviteRecord>>,
+    pub(crate) owners: BTreeMap<Ipv4Addr, (LeafName, Claim)>,
+    pub(crate) bad: Vec<BadRecord>,
+    claims: HashMap<LeafName, BTreeMap<Ipv4Addr, Claim>>,
+    keys: HashMap<[u8; 32], LeafName>,
+    revoked: HashMap<[u8; 32], RevokedKey>,
+    overlays: BTreeMap<Ipv4Addr, Option<LeafName>>,
+    reserved_names: BTreeMap<String, ()>,
+    foyer: BTreeMap<Ipv4Addr, InviteId>,
+    admitted: BTreeMap<LeafName, Arc<Admitted>>,
+}
+
+impl State {
+    /// A registry with nothing in it.
+    pub fn new(settings: Arc<HubSettings>) -> Self {
+        let (leaves, invites, owners, bad) = Default::default();
+        let (claims, keys, revoked, overlays) = Default::default();
+        let (reserved_names, foyer, admitted) = Default::default();
+        Self {
+            settings,
+            generation: 0,
+            claim_generation: 0,
+            leaves,
+            invites,
+            owners,
+            bad,
+            claims,
+            keys,
+            revoked,
+            overlays,
+            reserved_names,
+            foyer,
+            admitted,
+        }
+    }
+
+    /// The hub's constants.
+    pub fn settings(&self) -> &HubSettings {
+        &self.settings
+    }
+
+    /// Replaces the hub's constants.
+    pub fn set_settings(&mut self, settings: Arc<HubSettings>) {
+        self.settings = settings;
+        self.generation += 1;
+    }
+
+    /// Grows with each change.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The leaf of a name.
+    pub fn leaf(&self, name: &LeafName) -> Option<&Arc<Leaf>> {
+        self.leaves.get(name)
+    }
+
+    /// The invite of an id.
+    pub fn invite(&self, id: &InviteId) -> Option<&Arc<InviteRecord>> {
+        self.invites.get(id)
+    }
+
+    /// The leaf that has a key of either kind.
+    pub fn leaf_of_key(&self, key: &[u8; 32]) -> Option<&LeafName> {
+        self.keys.get(key)
+    }
+
+    /// The leaf at an overlay address.
+    pub fn leaf_at(&self, overlay: &Ipv4Addr) -> Option<&LeafName> {
+        self.overlays.get(overlay).and_then(Option::as_ref)
+    }
+
+    /// Who had a key that was revoked.
+    pub fn revoked_key(&self, key: &[u8; 32]) -> Option<&RevokedKey> {
+        self.revoked.get(key)
+    }
+
+    /// The revoked signing keys of a name.
+    pub fn revoked_signing_keys<'a>(&'a self, name: &'a LeafName) -> impl Iterator<Item = &'a SigningKey> {
+        self.revoked.values().filter(move |key| key.leaf == *name).filter_map(|key| key.signing.as_ref())
+    }
+
+    /// What a leaf owns.
+    pub fn claims_of(&self, name: &LeafName) -> BTreeMap<Ipv4Addr, Claim> {
+        self.claims.get(name).cloned().unwrap_or_default()
+    }
+
+    /// How many addresses a leaf owns.
+    pub fn claim_count(&self, name: &LeafName) -> usize {
+        self.claims.get(name).map_or(0, BTreeMap::len)
+    }
+
+    /// Who owns an address.
+    pub fn owner(&self, address: &Ipv4Addr) -> Option<&(LeafName, Claim)> {
+        self.owners.get(address)
+    }
+
+    /// Whether a name is free: no leaf has it, and no unreadable record does.
+    pub fn name_is_reserved(&self, name: &LeafName) -> bool {
+        self.reserved_names.contains_key(name.as_str())
+    }
+
+    /// The lowest overlay address that no leaf has or had.
+    pub fn free_overlay(&self) -> Option<Ipv4Addr> {
+        self.settings.leaf_addresses().find(|address| !self.overlays.contains_key(address))
+    }
+
+    /// The lowest foyer address that no invite holds; a tombstone gives way when all are taken.
+    pub fn free_foyer(&self, now: u64) -> Option<Ipv4Addr> {
+        let free = self.settings.foyer_addresses().find(|address| !self.foyer.contains_key(address));
+        free.or_else(|| {
+            let closed = |id: &InviteId| self.invites.get(id).and_then(|invite| invite.closed_at(now));
+            let tombstones = self.foyer.iter().filter_map(|(address, id)| Some((closed(id)?, *address)));
+            tombstones.min().map(|(_, address)| address)
+        })
+    }
+
+    /// Whether a key is an invite's foyer key or the hub's own.
+    pub fn key_is_fabric_own(&self, key: &[u8; 32]) -> bool {
+        *key == self.settings.wireguard_key.0
+            || *key == self.settings.signing_key.0
+            || self.foyer.values().any(|id| self.invites.get(id).is_some_and(|i| i.wireguard_key.0 == *key))
+    }
+
+    /// Keeps what an unreadable record holds from being given to others, and remembers why it is unreadable.
+    pub fn reserve(&mut self, bad: BadRecord, name: Option<&str>, overlay: Option<Ipv4Addr>) {
+        if let Some(name) = name {
+            self.reserved_names.insert(name.to_owned(), ());
+        }
+        if let Some(overlay) = overlay {
+            self.overlays.insert(overlay, None);
+        }
+        self.bad.push(bad);
+    }
+
+    /// A key that was revoked earlier (on loading).
+    pub fn restore_revoked_key(&mut self, key: [u8; 32], revoked: RevokedKey) {
+        self.revoked.insert(key, revoked);
+    }
+
+    /// Applies changes that are durable; the generation grows by one.
+    pub fn apply(&mut self, changes: &[Change], now: u64) {
+        for change in changes {
+            self.apply_one(change, now);
+        }
+        self.generation += 1;
+        self.settle(now);
+    }
+
+    /// Applies one stored record on loading, where the generation comes from the store.
+    pub fn apply_one(&mut self, change: &Change, now: u64) {
+        match change {
+            Change::Leaf(leaf) => self.put_leaf(leaf, now),
+            Change::Invite(invite) => {
+                if self.foyer_wanted(invite, now) {
+                    self.foyer.insert(invite.foyer, invite.id);
+                }
+                self.invites.insert(invite.id, invite.clone());
+            }
+            Change::InviteForgotten(id) => {
+                if let Some(invite) = self.invites.remove(id)
+                    && self.foyer.get(&invite.foyer) == Some(id)
+                {
+                    self.foyer.remove(&invite.foyer);
+                }
+            }
+            Change::ClaimAdded { address, leaf, claim } => {
+                self.claim_generation = self.claim_generation.max(claim.generation);
+                self.owners.insert(*address, (leaf.clone(), *claim));
+                self.claims.entry(leaf.clone()).or_default().insert(*address, *claim);
+                self.refresh(leaf, now);
+            }
+            Change::ClaimRemoved { address, leaf, .. } => {
+                self.owners.remove(address);
+                if let Some(claims) = self.claims.get_mut(leaf) {
+                    claims.remove(address);
+                }
+                self.refresh(leaf, now);
+            }
+            Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
+                for (key, signing) in [(wireguard_key.0, None), (signing_key.0, Some(*signing_key))] {
+                    self.keys.remove(&key);
+                    self.revoked.insert(key, RevokedKey { leaf: leaf.clone(), signing });
+                }
+            }
+        }
+    }
+
+    fn put_leaf(&mut self, leaf: &Arc<Leaf>, now: u64) {
+        if let Some(old) = self.leaves.insert(leaf.name.clone(), leaf.clone()) {
+            self.keys.remove(&old.wireguard_key.0);
+            self.keys.remove(&old.signing_key.0);
+        }
+        if leaf.revoked.is_none() {
+            self.keys.insert(leaf.wireguard_key.0, leaf.name.clone());
+            self.keys.insert(leaf.signing_key.0, leaf.name.clone());
+        }
+        self.overlays.insert(leaf.overlay, Some(leaf.name.clone()));
+        self.refresh(&leaf.name, now);
+    }
+
+    fn foyer_wanted(&self, invite: &InviteRecord, now: u64) -> bool {
+        let lives = invite.closed_at(now).is_none_or(|closed| now.saturating_sub(closed) < TOMBSTONE_SECS);
+        let holder = self.foyer.get(&invite.foyer).and_then(|id| self.invites.get(id));
+        lives && holder.is_none_or(|holder| holder.created_generation <= invite.created_generation)
+    }
+
+    /// Rebuilds what is published about one leaf.
+    fn refresh(&mut self, name: &LeafName, now: u64) {
+        let Some(leaf) = self.leaves.get(name).filter(|leaf| leaf.revoked.is_none()) else {
+            self.admitted.remove(name);
+            return;
+        };
+        let expired = now >= leaf.valid_until;
+        let claims = if expired { BTreeMap::new() } else { self.claims_of(name) };
+        let admitted = Admitted {
+            name: leaf.name.clone(),
+            overlay: leaf.overlay,
+            wireguard_key: leaf.wireguard_key,
+            claims,
+            permitted: leaf.permitted.clone(),
+            max_claims: leaf.max_claims,
+            valid_until: leaf.valid_until,
+            last_seen: leaf.last_seen,
+            expired,
+        };
+        self.admitted.insert(name.clone(), Arc::new(admitted));
+    }
+
+    /// Lets time do its work: leases run out, tombstones go. Says whether something changed.
+    pub fn settle(&mut self, now: u64) -> bool {
+        let turned = |admitted: &&Arc<Admitted>| admitted.expired != (now >= admitted.valid_until);
+        let names: Vec<LeafName> = self.admitted.values().filter(turned).map(|a| a.name.clone()).collect();
+        names.iter().for_each(|name| self.refresh(name, now));
+        let mut closed: Vec<(u64, Ipv4Addr)> = Vec::new();
+        for (address, id) in &self.foyer {
+            let at = self.invites.get(id).map_or(Some(0), |invite| invite.closed_at(now));
+            closed.extend(at.map(|at| (at, *address)));
+        }
+        closed.sort_unstable_by(|a, b| b.cmp(a));
+        let gone: Vec<Ipv4Addr> = closed
+            .iter()
+            .enumerate()
+            .filter(|(rank, (at, _))| *rank >= TOMBSTONE_LIMIT || now.saturating_sub(*at) >= TOMBSTONE_SECS)
+            .map(|(_, (_, address))| *address)
+            .collect();
+        self.foyer.retain(|address, _| !gone.contains(address));
+        !names.is_empty() || !gone.is_empty()
+    }
+
+    /// The invites that are closed for longer than `secs` and by which no leaf joined last.
+    pub fn forgettable_invites(&self, secs: u64, now: u64) -> Vec<Change> {
+        let used: std::collections::BTreeSet<InviteId> =
+            self.leaves.values().map(|leaf| leaf.invite).collect();
+        let old = |invite: &&Arc<InviteRecord>| {
+            invite.closed_at(now).is_some_and(|at| now.saturating_sub(at) > secs)
+        };
+        let invites = self.invites.values().filter(old).filter(|invite| !used.contains(&invite.id));
+        invites.map(|invite| Change::InviteForgotten(invite.id)).collect()
+    }
+
+    /// When time changes something next, seconds since 1970.
+    pub fn next_deadline(&self, now: u64) -> Option<u64> {
+        let leases =
+            self.admitted.values().filter(|admitted| !admitted.expired).map(|admitted| admitted.valid_until);
+        let tombstones = self.foyer.values().filter_map(|id| self.invites.get(id)).map(|invite| {
+            invite.closed_at(now).map_or(invite.expires_at, |closed| closed.saturating_add(TOMBSTONE_SECS))
+        });
+        leases.chain(tombstones).min()
+    }
+
+    /// What is published. Call [`State::settle`] before.
+    pub fn admissions(&self) -> Admissions {
+        let peers = self.foyer.iter().filter_map(|(address, id)| {
+            let invite = self.invites.get(id)?;
+            Some(FoyerPeer { public_key: invite.wireguard_key, address: *address, invite: *id })
+        });
+        Admissions {
+            generation: self.generation,
+            hub: self.settings.clone(),
+            leaves: self.admitted.clone(),
+            foyer: peers.collect(),
+        }
+    }
+
+    /// The answer to a leaf; `None` if there is no such leaf.
+    pub fn admission(&self, name: &LeafName, now: u64) -> Option<Admission> {
+        let leaf = self.leaves.get(name)?;
+        Some(Admission {
+            leaf: leaf.name.clone(),
+            invite: leaf.invite,
+            overlay: leaf.overlay,
+            wireguard_key: leaf.wireguard_key,
+            claims: self.claims_of(name),
+            permitted: leaf.permitted.clone(),
+            max_claims: leaf.max_claims,
+            counter: leaf.counter,
+            lease_left_secs: leaf.valid_until.saturating_sub(now),
+            renew_after_secs: renew_after_secs(self.settings.lease_secs, 0.5),
+            valid_until: leaf.valid_until,
+            hub_time: now,
+            topology: Topology {
+                generation: self.generation,
+                overlay_prefix: self.settings.overlay_prefix,
+                asn: self.settings.asn,
+                lease_secs: self.settings.lease_secs,
+                fail_static_secs: self.settings.fail_static_secs,
+                hubs: vec![self.settings.node()],
+            },
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! What people and programs are shown: serde types without a secret in them.
+
+use crate::claim::ClaimStep;
+use crate::identity::{InviteId, LeafName, WireguardKey};
+use crate::reason::ReasonCode;
+use crate::registry::{BadRecord, InviteStatus, State};
+use crate::topology::Admission;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+/// How a leaf stands at the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeafPhase {
+    /// Admitted, its lease holds.
+    Admitted,
+    /// Its lease ran out; it can still renew.
+    Expired,
+    /// Revoked by the operator.
+    Revoked,
+}
+
+/// A leaf, seen from the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeafView {
+    /// Its name.
+    pub name: LeafName,
+    /// How it stands.
+    pub phase: LeafPhase,
+    /// Its overlay address.
+    pub overlay: Ipv4Addr,
+    /// Its WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// What it owns.
+    pub claims: Vec<Ipv4Addr>,
+    /// Out of which prefixes it may claim.
+    pub permitted: Vec<Ipv4Net>,
+    /// How many addresses it may own.
+    pub max_claims: u32,
+    /// When it joined, seconds since 1970.
+    pub enrolled_at: u64,
+    /// When its lease ends, seconds since 1970.
+    pub valid_until: u64,
+    /// How long its lease still holds, in seconds.
+    pub lease_left_secs: u64,
+    /// How long ago it last asked for something, in seconds.
+    pub last_seen_secs_ago: u64,
+}
+
+/// A claim, seen from the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimView {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Its owner.
+    pub owner: LeafName,
+    /// Its generation.
+    pub generation: u64,
+    /// For how long it is owned, in seconds.
+    pub age_secs: u64,
+}
+
+/// One entry of the claims' history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimHistoryView {
+    /// When, seconds since 1970.
+    pub at: u64,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Whose it was or became.
+    pub leaf: String,
+    /// The generation of that ownership.
+    pub generation: u64,
+    /// What happened.
+    pub step: ClaimStep,
+}
+
+/// An invite, seen from the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteView {
+    /// Its public number.
+    pub id: InviteId,
+    /// The site's name.
+    pub site: LeafName,
+    /// What it is good for.
+    pub status: InviteStatus,
+    /// How many leaves may join by it.
+    pub uses: u32,
+    /// How many did.
+    pub used: u32,
+    /// Out of which prefixes its leaves may claim.
+    pub permitted: Vec<Ipv4Net>,
+    /// How many addresses each may own.
+    pub max_claims: u32,
+    /// When it ends, seconds since 1970.
+    pub expires_at: u64,
+    /// How long it still holds, in seconds.
+    pub expires_in_secs: u64,
+}
+
+/// The registry as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryView {
+    /// Grows with each change.
+    pub generation: u64,
+    /// All leaves, revoked ones too.
+    pub leaves: Vec<LeafView>,
+    /// All claims.
+    pub claims: Vec<ClaimView>,
+    /// All invites that are remembered.
+    pub invites: Vec<InviteView>,
+    /// Stored records that cannot be used; each blocks itself alone.
+    pub bad_records: Vec<BadRecord>,
+}
+
+/// The view of a state at `now`.
+pub fn registry(state: &State, now: u64) -> RegistryView {
+    let leaves = state.leaves.values().map(|leaf| LeafView {
+        name: leaf.name.clone(),
+        phase: match leaf.revoked {
+            Some(_) => LeafPhase::Revoked,
+            None if now >= leaf.valid_until => LeafPhase::Expired,
+            None => LeafPhase::Admitted,
+        },
+        overlay: leaf.overlay,
+        wireguard_key: leaf.wireguard_key,
+        claims: state.claims_of(&leaf.name).into_keys().collect(),
+        permitted: leaf.permitted.clone(),
+        max_claims: leaf.max_claims,
+        enrolled_at: leaf.enrolled_at,
+        valid_until: leaf.valid_until,
+        lease_left_secs: leaf.valid_until.saturating_sub(now),
+        last_seen_secs_ago: now.saturating_sub(leaf.last_seen),
+    });
+    let claims = state.owners.iter().map(|(address, (owner, claim))| ClaimView {
+        address: *address,
+        owner: owner.clone(),
+        generation: claim.generation,
+        age_secs: now.saturating_sub(claim.since),
+    });
+    let invites = state.invites.values().map(|invite| InviteView {
+        id: invite.id,
+        site: invite.site.clone(),
+        status: invite.status(now),
+        uses: invite.uses,
+        used: invite.used,
+        permitted: invite.permitted.clone(),
+        max_claims: invite.max_claims,
+        expires_at: invite.expires_at,
+        expires_in_secs: invite.expires_at.saturating_sub(now),
+    });
+    RegistryView {
+        generation: state.generation,
+        leaves: leaves.collect(),
+        claims: claims.collect(),
+        invites: invites.collect(),
+        bad_records: state.bad.clone(),
+    }
+}
+
+/// How a leaf stands, seen from itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientPhase {
+    /// Not admitted yet.
+    Pending,
+    /// Admitted, and the hub answered lately.
+    Ready,
+    /// The hub does not answer; everything is kept as it was (fail static).
+    Stale,
+    /// The hub did not answer for longer than the fail-static time.
+    Expired,
+    /// The hub said that the lease is revoked.
+    Revoked,
+}
+
+impl ClientPhase {
+    /// The phase that follows from the last admission and how long the hub has been silent.
+    /// A hub counts as silent after `grace_secs`.
+    pub fn of(admission: Option<&Admission>, revoked: bool, silent_secs: u64, grace_secs: u64) -> Self {
+        match admission {
+            _ if revoked => ClientPhase::Revoked,
+            None => ClientPhase::Pending,
+            Some(_) if silent_secs <= grace_secs => ClientPhase::Ready,
+            Some(admission) if silent_secs < admission.topology.fail_static_secs => ClientPhase::Stale,
+            Some(_) => ClientPhase::Expired,
+        }
+    }
+}
+
+/// The status of `SAMEnrollmentClient`: the leaf's enrollment, seen from itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientView {
+    /// How it stands.
+    pub phase: ClientPhase,
+    /// The same in words, with times when stale: `Stale 00:12/12:00`.
+    pub phase_text: String,
+    /// Why it is not ready, if the hub or the leaf gave a reason.
+    pub reason: Option<ReasonCode>,
+    /// The reason in a sentence.
+    pub message: Option<String>,
+    /// Its name.
+    pub leaf: Option<LeafName>,
+    /// Its overlay address.
+    pub overlay: Option<Ipv4Addr>,
+    /// The hub's overlay address.
+    pub hub: Option<Ipv4Addr>,
+    /// What it owns, by the hub's last answer.
+    pub claims: Vec<Ipv4Addr>,
+    /// When the lease ends on the hub's clock, seconds since 1970.
+    pub valid_until: Option<u64>,
+    /// How long ago the hub last answered, in seconds.
+    pub last_answer_secs_ago: Option<u64>,
+    /// By how much the leaf's clock is ahead of the hub's, in seconds, at the last answer.
+    pub clock_ahead_secs: Option<i64>,
+}
+
+impl ClientView {
+    /// The view of an admission and the time since the hub last answered.
+    pub fn of(admission: Option<&Admission>, phase: ClientPhase, silent_secs: Option<u64>) -> Self {
+        let fail_static = admission.map(|a| a.topology.fail_static_secs);
+        let phase_text = match (phase, silent_secs, fail_static) {
+            (ClientPhase::Stale | ClientPhase::Expired, Some(silent), Some(limit)) => {
+                format!("{phase:?} {}/{}", hours_minutes(silent), hours_minutes(limit))
+            }
+            _ => format!("{phase:?}"),
+        };
+        Self {
+            phase,
+            phase_text,
+            reason: None,
+            message: None,
+            leaf: admission.map(|a| a.leaf.clone()),
+            overlay: admission.map(|a| a.overlay),
+            hub: admission.and_then(|a| a.topology.hubs.first()).map(|hub| hub.overlay),
+            claims: admission.map(|a| a.claims.keys().copied().collect()).unwrap_or_default(),
+            valid_until: admission.map(|a| a.valid_until),
+            last_answer_secs_ago: silent_secs,
+            clock_ahead_secs: None,
+        }
+    }
+}
+
+fn hours_minutes(secs: u64) -> String {
+    format!("{:02}:{:02}", secs / 3600, secs / 60 % 60)
+}
