@@ -1,0 +1,1 @@
+//! Our own nft table `inet fabric`, rendered as one transaction.

@@ -1,0 +1,201 @@
+//! What can be wished of the dataplane, and what can be seen of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+pub use crate::capture::Capture;
+use crate::mtu;
+pub use crate::route::{ProtectedPrefix, Protection, Target};
+pub use crate::wireguard::{PrivateKey, PublicKey, WireguardPeer};
+
+/// Name of the kernel WireGuard interface.
+pub const WIREGUARD_INTERFACE: &str = "fab-wg";
+/// Name of the kernel ipip interface.
+pub const TUNNEL_INTERFACE: &str = "fab-ipip";
+/// Name of the TUN interface of the in-process dataplane.
+pub const TUN_INTERFACE: &str = "fab-tun";
+/// Number in `rtm_protocol` (and in a proxy neighbour's protocol) that marks what is ours.
+pub const ROUTE_PROTOCOL: u8 = 190;
+
+/// Everything a daemon wants of the dataplane; the default wants nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Wished {
+    /// The encrypted underlay; `None` takes it away.
+    pub wireguard: Option<Wireguard>,
+    /// The leaf-to-leaf encapsulation; `None` takes it away (a pure hub needs none).
+    pub tunnel: Option<Tunnel>,
+    /// Routes to install in the main table with protocol 190.
+    pub routes: BTreeMap<Ipv4Net, Target>,
+    /// How the site's network is made to hand packets for remote clients to this node.
+    pub captures: BTreeSet<Capture>,
+    /// What our own nft table does.
+    pub filter: Filter,
+}
+
+/// A WireGuard interface with its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Wireguard {
+    /// This node's key.
+    #[serde(skip)]
+    pub private_key: PrivateKey,
+    /// UDP port to listen on; 0 is any.
+    pub listen_port: u16,
+    /// Addresses on the interface, with the prefix length they are added with (normally /32).
+    pub addresses: BTreeSet<Ipv4Net>,
+    /// MTU of the interface in octets, 576 to 9,000; see [`mtu::mtus`].
+    pub mtu: u16,
+    /// Peers by public key.
+    pub peers: BTreeMap<PublicKey, WireguardPeer>,
+}
+
+/// The ipip tunnel (RFC 2003) from this node to every owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Outer source: this node's overlay address.
+    pub local: Ipv4Addr,
+    /// Largest inner packet in octets; see [`mtu::mtus`].
+    pub mtu: u16,
+}
+
+/// What our own nft table `inet fabric` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Filter {
+    /// TCP MSS in octets that SYNs forwarded through fabric interfaces are lowered to, both ways.
+    pub clamp: Option<u16>,
+    /// The quarantine of nodes that are still enrolling.
+    pub foyer: Option<Foyer>,
+}
+
+/// The quarantine: who comes from `prefix` reaches TCP `hub:api_port` and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foyer {
+    /// Addresses of nodes that are enrolling.
+    pub prefix: Ipv4Net,
+    /// The hub's own address in the foyer.
+    pub hub: Ipv4Addr,
+    /// TCP port of the enrollment API.
+    pub api_port: u16,
+}
+
+/// A route of ours as it must be, or is, in the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it leads; `None` is a route of our protocol that leads somewhere we never send.
+    pub target: Option<Target>,
+    /// Preferred source address for packets of this node itself.
+    pub source: Option<Ipv4Addr>,
+    /// Route MTU in octets, 0 for none.
+    pub mtu: u16,
+    /// Advertised MSS in octets, 0 for none.
+    pub advmss: u16,
+}
+
+/// What is there: ours in full, and of the host only what protects it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Our WireGuard interface, whoever carries it.
+    pub wireguard: Option<Wireguard>,
+    /// Our ipip tunnel, whoever carries it.
+    pub tunnel: Option<Tunnel>,
+    /// Routes with our protocol number in the main table.
+    pub routes: BTreeMap<Ipv4Net, Route>,
+    /// Proxy neighbours with our protocol number.
+    pub captures: BTreeSet<Capture>,
+    /// What our nft table holds; `None` if the table is absent or is not as we would write it.
+    pub filter: Option<FilterState>,
+    /// What a learned route must not cover.
+    pub protection: Protection,
+    /// Who carries packets here.
+    pub carrier: Carrier,
+}
+
+/// Who carries the packets: the kernel's own WireGuard and ipip, or this process over a TUN device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Carrier {
+    /// Interfaces `fab-wg` and `fab-ipip`.
+    #[default]
+    Kernel,
+    /// Interface `fab-tun`, WireGuard and ipip in this process.
+    InProcess,
+}
+
+impl Carrier {
+    /// `kernel` or `in-process`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Carrier::Kernel => "kernel",
+            Carrier::InProcess => "in-process",
+        }
+    }
+
+    /// The interface that a route to `target` names.
+    pub const fn interface(self, target: Target) -> &'static str {
+        match (self, target) {
+            (Carrier::InProcess, _) => TUN_INTERFACE,
+            (Carrier::Kernel, Target::Owner(_)) => TUNNEL_INTERFACE,
+            (Carrier::Kernel, Target::Wireguard) => WIREGUARD_INTERFACE,
+        }
+    }
+}
+
+impl std::fmt::Display for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The whole content of our nft table: the filter, and which inner source may come from which outer source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FilterState {
+    /// Clamp and foyer.
+    pub filter: Filter,
+    /// Client prefix to the overlay address of its owner, checked before the kernel unwraps ipip; empty in process.
+    pub owners: BTreeMap<Ipv4Net, Ipv4Addr>,
+}
+
+impl State {
+    /// The state in which nothing is left to do for `wished`, on a host with this `protection`.
+    pub fn of(wished: &Wished, protection: Protection, carrier: Carrier) -> State {
+        let (routes, _) = protection.admit(wished);
+        let routes: BTreeMap<_, _> = routes.into_iter().map(|(p, t)| (p, wished.route(t))).collect();
+        let filter = wished.filter_state(&routes, carrier);
+        State {
+            wireguard: wished.wireguard.clone(),
+            tunnel: wished.tunnel,
+            routes,
+            captures: wished.captures.clone(),
+            filter: (filter != FilterState::default()).then_some(filter),
+            protection,
+            carrier,
+        }
+    }
+}
+
+impl Wished {
+    /// How a route to `target` is written: its MTU, MSS and source address.
+    pub fn route(&self, target: Target) -> Route {
+        let mtu = match target {
+            Target::Owner(_) => self.tunnel.map_or(0, |t| t.mtu),
+            Target::Wireguard => self.wireguard.as_ref().map_or(0, |w| w.mtu),
+        };
+        let overlay = self.tunnel.map(|t| t.local);
+        let source = overlay.or_else(|| {
+            let first = self.wireguard.as_ref()?.addresses.first()?;
+            Some(first.addr())
+        });
+        Route { target: Some(target), source, mtu, advmss: if mtu == 0 { 0 } else { mtu::mss(mtu) } }
+    }
+
+    /// The content of our nft table when `routes` are installed. In process, ipip is checked by the process.
+    pub fn filter_state(&self, routes: &BTreeMap<Ipv4Net, Route>, carrier: Carrier) -> FilterState {
+        let owners = routes.iter().filter_map(|(prefix, route)| match (carrier, route.target) {
+            (Carrier::Kernel, Some(Target::Owner(owner))) => Some((*prefix, owner)),
+            _ => None,
+        });
+        FilterState { filter: self.filter, owners: owners.collect() }
+    }
+}

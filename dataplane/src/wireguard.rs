@@ -1,0 +1,173 @@
+//! WireGuard keys and peers, and what must change when they differ.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// A WireGuard public key (Curve25519 point, 32 octets); text form is standard base64 of 44 characters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// A WireGuard private key; wiped when dropped, never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PrivateKey([u8; 32]);
+
+/// The text is not the base64 of 32 octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a WireGuard key is the base64 of 32 octets")]
+pub struct KeyError;
+
+fn decode(text: &str) -> Result<[u8; 32], KeyError> {
+    // Exactly 44 characters: a trailing newline or space is not a key.
+    if text.len() != 44 {
+        return Err(KeyError);
+    }
+    let mut bytes = STANDARD.decode(text).map_err(|_| KeyError)?;
+    let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| KeyError);
+    bytes.zeroize();
+    key
+}
+
+impl PrivateKey {
+    /// Wraps 32 octets as they are; X25519 clamps when it uses them.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The octets, for the kernel or the in-process tunnel.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The public key that belongs to this private key.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(self.0)).to_bytes())
+    }
+}
+
+impl PartialEq for PrivateKey {
+    /// Takes the same time wherever the keys differ. Clamped bits count as equal, as the kernel clamps on its own.
+    fn eq(&self, other: &Self) -> bool {
+        clamped(&self.0).iter().zip(clamped(&other.0)).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
+    }
+}
+
+impl Eq for PrivateKey {}
+
+fn clamped(key: &[u8; 32]) -> [u8; 32] {
+    let mut key = *key;
+    key[0] &= 248;
+    key[31] = (key[31] & 127) | 64;
+    key
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(hidden)")
+    }
+}
+
+impl FromStr for PrivateKey {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode(text).map(Self)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One WireGuard peer as wished or as seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WireguardPeer {
+    /// Where the peer is; `None` means that it roams: what was learned from its packets is kept.
+    pub endpoint: Option<SocketAddr>,
+    /// Source and destination prefixes of this peer (cryptokey routing); overlay addresses only.
+    pub allowed_ips: BTreeSet<Ipv4Net>,
+    /// Persistent keepalive in seconds; 0 is off.
+    pub keepalive_secs: u16,
+}
+
+impl WireguardPeer {
+    /// Whether a peer that is seen as `self` needs no change to be as `wished`.
+    pub fn satisfies(&self, wished: &WireguardPeer) -> bool {
+        (wished.endpoint.is_none() || self.endpoint == wished.endpoint)
+            && self.allowed_ips == wished.allowed_ips
+            && self.keepalive_secs == wished.keepalive_secs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key with a newline or of the wrong length is refused; a right one survives the round trip.
+    #[test]
+    fn keys_parse_exactly() {
+        let key = PrivateKey::from_bytes([7; 32]).public();
+        assert_eq!(key.to_string().parse::<PublicKey>(), Ok(key));
+        assert!(format!("{key}\n").parse::<PublicKey>().is_err());
+        assert!("AAAA".parse::<PublicKey>().is_err());
+        assert!("é".repeat(22).parse::<PublicKey>().is_err());
+        assert_eq!(serde_json::from_str::<PublicKey>(&serde_json::to_string(&key).unwrap()).unwrap(), key);
+    }
+
+    /// Debug output of a private key says nothing about it.
+    #[test]
+    fn private_key_is_silent() {
+        assert_eq!(format!("{:?}", PrivateKey::from_bytes([1; 32])), "PrivateKey(hidden)");
+    }
+
+    /// The kernel gives a clamped key back; that is the same key.
+    #[test]
+    fn clamped_key_is_the_same_key() {
+        let raw = [0xff; 32];
+        assert_eq!(PrivateKey::from_bytes(raw), PrivateKey::from_bytes(clamped(&raw)));
+        assert_ne!(PrivateKey::from_bytes([1; 32]), PrivateKey::from_bytes([9; 32]));
+    }
+
+    /// A roaming peer that has an endpoint by now needs no change.
+    #[test]
+    fn roaming_peer_keeps_its_endpoint() {
+        let wished = WireguardPeer::default();
+        let seen = WireguardPeer { endpoint: Some("192.0.2.1:5".parse().unwrap()), ..Default::default() };
+        assert!(seen.satisfies(&wished));
+        assert!(!wished.satisfies(&seen));
+    }
+}
