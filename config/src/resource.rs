@@ -1,0 +1,212 @@
+//! What every resource has in common: a table of fields that reads, writes and describes it.
+
+use serde_json::Value as Json;
+
+use crate::codec::Codec;
+use crate::kind::{Kind, Role};
+use crate::mistake::{Mistakes, Position, Problem, nearest};
+use crate::node::{Key, Node, Value, short};
+use crate::tree::Tree;
+
+/// What defaults are derived from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub role: Role,
+    /// `overlayPrefix` of the SAMEnrollmentPolicy, where there is one.
+    pub overlay: Option<ipnet::Ipv4Net>,
+    /// `asn` of the BGPRouter.
+    pub asn: u32,
+    /// `holdTimeSecs` of the BGPRouter.
+    pub hold_time_secs: u16,
+}
+
+/// What holds when a key is absent.
+pub(crate) enum Fallback<T> {
+    /// Nothing: the key must be given.
+    Required,
+    /// Always the same value.
+    Value(fn() -> T),
+    /// Derived from other resources; `None` means that the key must be given here.
+    Derived(&'static str, fn(&Context) -> Option<T>),
+}
+
+/// A field of a Kind, as reference and schema show it.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// The key.
+    pub name: &'static str,
+    /// One sentence about it.
+    pub doc: String,
+    /// What is accepted.
+    pub accepts: String,
+    /// Whether it has no default.
+    pub required: bool,
+    /// The default, as written or in words.
+    pub default: Option<String>,
+    /// The JSON Schema of its value.
+    pub schema: Json,
+}
+
+/// A typed resource.
+pub(crate) trait Resource: Sized {
+    const KIND: Kind;
+    fn doc() -> String;
+    fn fields() -> Vec<Field>;
+    fn read(keys: &mut Keys<'_>, context: &Context) -> Option<Self>;
+    fn write(&self) -> Tree;
+}
+
+pub(crate) fn describe<C: Codec>(
+    name: &'static str,
+    doc: &'static str,
+    codec: &C,
+    fallback: &Fallback<C::Out>,
+) -> Field {
+    let mut schema = codec.schema();
+    let default = match fallback {
+        Fallback::Required => None,
+        Fallback::Derived(text, _) => Some((*text).to_string()),
+        Fallback::Value(make) => {
+            let json = serde_json::to_value(codec.write(&make())).unwrap_or(Json::Null);
+            let text = format!("`{}`", json.as_str().map_or_else(|| json.to_string(), str::to_string));
+            if let Json::Object(map) = &mut schema {
+                map.insert("default".into(), json);
+            }
+            Some(text)
+        }
+    };
+    let required = matches!(fallback, Fallback::Required);
+    Field { name, doc: sentence(doc), accepts: codec.says(), required, default, schema }
+}
+
+/// Doc comments joined into one line.
+pub(crate) fn sentence(doc: &str) -> String {
+    doc.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A mapping that is being read: keys are taken one by one, and what is left is unknown.
+pub(crate) struct Keys<'n> {
+    place: String,
+    at: Position,
+    entries: Vec<(&'n Key, &'n Node)>,
+    /// Not a mapping at all: that is the one mistake, nothing inside is missing.
+    broken: bool,
+    pub mistakes: Mistakes,
+}
+
+impl<'n> Keys<'n> {
+    /// `key` is the name of this mapping in messages about its type, `place` that in messages about its keys.
+    pub fn of(node: &'n Node, key: &str, place: impl Into<String>) -> Self {
+        let (at, place, mut mistakes) = (node.at.clone(), place.into(), Mistakes::default());
+        let (entries, broken) = match &node.value {
+            Value::Map(entries) => (entries.iter().map(|(key, node)| (key, node)).collect(), false),
+            _ if node.is_null() => (Vec::new(), false),
+            _ => {
+                let problem =
+                    Problem::WrongType { key: key.into(), expected: "a mapping".into(), found: node.what() };
+                mistakes.add(at.clone(), problem);
+                (Vec::new(), true)
+            }
+        };
+        Keys { place, at, entries, broken, mistakes }
+    }
+
+    /// A mapping that was not written at all; `at` is where it would stand.
+    pub fn absent(at: Position, place: impl Into<String>) -> Self {
+        Keys { place: place.into(), at, entries: Vec::new(), broken: false, mistakes: Mistakes::default() }
+    }
+
+    /// Takes the node of a key.
+    pub fn node(&mut self, name: &str) -> Option<&'n Node> {
+        let index = self.entries.iter().position(|(key, _)| key.text == name)?;
+        Some(self.entries.remove(index).1)
+    }
+
+    /// Takes, reads and checks the value of a key.
+    pub fn take<C: Codec>(
+        &mut self,
+        name: &'static str,
+        codec: &C,
+        fallback: &Fallback<C::Out>,
+        context: &Context,
+    ) -> Option<C::Out> {
+        if let Some(node) = self.node(name) {
+            return codec.read(name, node, &mut self.mistakes);
+        }
+        let (value, words) = match fallback {
+            Fallback::Value(make) => return Some(make()),
+            Fallback::Required => (None, codec.says()),
+            Fallback::Derived(text, make) => (make(context), format!("{} (default: {text})", codec.says())),
+        };
+        if value.is_none() {
+            self.missing(name, words);
+        }
+        value
+    }
+
+    /// Notes that a key without default is absent.
+    pub fn missing(&mut self, name: &str, expected: String) {
+        if !self.broken {
+            let problem = Problem::MissingKey { key: name.into(), place: self.place.clone(), expected };
+            self.mistakes.add(self.at.clone(), problem);
+        }
+    }
+
+    /// Notes what was not taken.
+    pub fn finish(&mut self, known: &[&'static str]) {
+        for (key, _) in std::mem::take(&mut self.entries) {
+            let problem = Problem::UnknownKey {
+                key: short(&key.text),
+                place: self.place.clone(),
+                nearest: nearest(&key.text, known.iter().copied()),
+                known: known.iter().map(|known| (*known).to_string()).collect(),
+            };
+            self.mistakes.add(key.at.clone(), problem);
+        }
+    }
+}
+
+/// Declares a resource: the typed struct, its field table, reading and writing come from one place.
+macro_rules! resource {
+    (
+        $(#[doc = $doc:literal])+
+        $struct:ident {
+            $(
+                $(#[doc = $field_doc:literal])+
+                $field:ident: $type:ty = $name:literal, $codec:expr, $fallback:expr;
+            )+
+        }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $struct {
+            $( $(#[doc = $field_doc])+ pub $field: $type, )+
+        }
+
+        impl $crate::resource::Resource for $struct {
+            const KIND: $crate::kind::Kind = $crate::kind::Kind::$struct;
+
+            fn doc() -> String {
+                $crate::resource::sentence(concat!($($doc),+))
+            }
+
+            fn fields() -> Vec<$crate::resource::Field> {
+                vec![$( $crate::resource::describe($name, concat!($($field_doc),+), &$codec, &$fallback) ),+]
+            }
+
+            fn read(
+                keys: &mut $crate::resource::Keys<'_>,
+                context: &$crate::resource::Context,
+            ) -> Option<Self> {
+                $( let $field = keys.take($name, &$codec, &$fallback, context); )+
+                keys.finish(&[$($name),+]);
+                Some($struct { $( $field: $field?, )+ })
+            }
+
+            fn write(&self) -> $crate::tree::Tree {
+                $crate::tree::Tree::Map(vec![$( ($name, $codec.write(&self.$field)) ),+])
+            }
+        }
+    };
+}
+pub(crate) use resource;

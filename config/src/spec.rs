@@ -1,0 +1,219 @@
+//! The resources: their keys, defaults and ranges stand here and nowhere else.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
+use crate::kind::Role;
+use crate::resource::{Fallback, resource};
+use crate::value::{Endpoint, FilePath, InterfaceName, hub_address};
+
+const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
+const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
+const PORT: Whole<u16> = Whole::range(1, u16::MAX as u64);
+const IDENTIFIER: Text<Ipv4Addr> =
+    Text::checked("an IPv4 address that is not 0.0.0.0", |id: &Ipv4Addr| !id.is_unspecified());
+const LISTEN: Text<SocketAddr> = Text::new("an address with its port, such as 192.0.2.1:179");
+const PREFIX: Text<IpNet> =
+    Text::checked("a prefix without host bits, such as 10.255.0.0/20", |net: &IpNet| *net == net.trunc());
+const PREFIX_V4: Text<Ipv4Net> =
+    Text::checked("an IPv4 prefix without host bits, such as 10.81.0.0/16", |net: &Ipv4Net| {
+        *net == net.trunc()
+    });
+const UNICAST: Text<IpAddr> = Text::checked("a unicast IP address", |ip: &IpAddr| {
+    !ip.is_unspecified() && !ip.is_multicast() && *ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+});
+const CLIENT: Text<Ipv4Addr> = Text::checked("the unicast IPv4 address of a client", |ip: &Ipv4Addr| {
+    !(ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.is_loopback() || ip.is_link_local())
+});
+const OVERLAY: Text<Ipv4Net> = Text::checked(
+    "an IPv4 prefix of /8 to /23 without host bits, outside 127.0.0.0/8, 169.254.0.0/16, 100.64.0.0/10 and 224.0.0.0/3",
+    overlay_usable,
+);
+const ENDPOINT: Text<Endpoint> = Text::new("address:port or host.name:port");
+const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 characters");
+const PATH: Text<FilePath> = Text::new("an absolute path");
+
+/// 169.254.0.0/16 and 100.64.0.0/10 are taken by cloud providers; a /23 holds the foyer and one /24 of nodes.
+fn overlay_usable(net: &Ipv4Net) -> bool {
+    let taken = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "100.64.0.0/10", "224.0.0.0/3"];
+    let overlaps = |other: &Ipv4Net| net.contains(other) || other.contains(net);
+    *net == net.trunc()
+        && (8..=23).contains(&net.prefix_len())
+        && !taken.iter().filter_map(|taken| taken.parse().ok()).any(|taken| overlaps(&taken))
+}
+
+/// Who may connect as a dynamic peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAdmission {
+    /// Enrolled leaves from their own overlay address, each held to its claims.
+    Enrolled,
+    /// Anyone inside the source prefixes; every host route is accepted.
+    Open,
+}
+
+/// How a leaf makes its site's network hand over packets for remote clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// Not at all: the site's own routing sends them to the leaf.
+    None,
+    /// The leaf answers ARP for remote clients on the capture interface.
+    ProxyArp,
+}
+
+/// Where WireGuard and ipip run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataplaneChoice {
+    /// In the kernel if it has both, else in the process.
+    Auto,
+    /// In the kernel; starting fails where it has not got both.
+    Kernel,
+    /// In the daemon's process over a TUN device.
+    InProcess,
+}
+
+const ADMISSIONS: Words<PeerAdmission> =
+    Words(&[(PeerAdmission::Enrolled, "enrolled"), (PeerAdmission::Open, "open")]);
+const CAPTURES: Words<Capture> = Words(&[(Capture::None, "none"), (Capture::ProxyArp, "proxy-arp")]);
+const DATAPLANES: Words<DataplaneChoice> = Words(&[
+    (DataplaneChoice::Auto, "auto"),
+    (DataplaneChoice::Kernel, "kernel"),
+    (DataplaneChoice::InProcess, "in-process"),
+]);
+
+resource! {
+    /// The BGP speaker of a node. On a hub it reflects (RFC 4456); on a leaf it dials the hub.
+    BgpRouter {
+        /// Autonomous system number of the fabric.
+        asn: u32 = "asn", ASN, Fallback::Value(|| 64512);
+        /// BGP identifier (RFC 4271 section 4.2).
+        router_id: Option<Ipv4Addr> = "routerID", Maybe(IDENTIFIER), Fallback::Derived(
+            "the node's overlay address; must be given on a hub without SAMEnrollmentPolicy",
+            |c| match (c.overlay, c.role) {
+                (None, Role::Hub) => None,
+                (overlay, _) => Some(overlay.map(hub_address)),
+            },
+        );
+        /// Cluster identifier of the reflector (RFC 4456 section 8).
+        cluster_id: Option<Ipv4Addr> = "clusterID", Maybe(IDENTIFIER),
+            Fallback::Derived("the `routerID`", |_| Some(None));
+        /// Addresses and TCP ports on which a hub accepts BGP connections.
+        listen: Vec<SocketAddr> = "listen", Many(1, LISTEN), Fallback::Derived(
+            "port 179 on the hub's overlay address; without SAMEnrollmentPolicy on every IPv4 address; a leaf dials only",
+            |c| Some(match (c.role, c.overlay) {
+                (Role::Leaf, _) => Vec::new(),
+                (Role::Hub, overlay) => {
+                    vec![SocketAddr::from((overlay.map_or(Ipv4Addr::UNSPECIFIED, hub_address), 179))]
+                }
+            }),
+        );
+        /// Offered hold time in seconds; 0 turns keepalives off (RFC 4271 section 4.2).
+        hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME, Fallback::Value(|| 9);
+        /// Restart time in seconds offered with graceful restart (RFC 4724); 0 turns it off.
+        graceful_restart_secs: u16 = "gracefulRestartSecs", Whole::<u16>::secs(0, 4095), Fallback::Value(|| 120);
+    }
+}
+
+resource! {
+    /// BGP neighbours that no configuration names: accepted by source prefix, bound to their enrollment.
+    BgpDynamicPeer {
+        /// Where neighbours may connect from.
+        source_prefixes: Vec<IpNet> = "sourcePrefixes", Many(1, PREFIX), Fallback::Derived(
+            "the `overlayPrefix` of the SAMEnrollmentPolicy",
+            |c| c.overlay.map(|overlay| vec![IpNet::V4(overlay)]),
+        );
+        /// Autonomous system number of the neighbours.
+        remote_asn: u32 = "remoteASN", ASN, Fallback::Derived("the `asn` of the BGPRouter", |c| Some(c.asn));
+        /// Whether the neighbours are clients of this reflector (RFC 4456 section 6).
+        route_reflector_client: bool = "routeReflectorClient", Flag, Fallback::Value(|| true);
+        /// How many neighbours may be connected at once; one more is refused and counted.
+        limit: u32 = "limit", Whole::<u32>::range(1, 100_000), Fallback::Value(|| 1000);
+        /// Who is accepted.
+        admission: PeerAdmission = "admission", ADMISSIONS, Fallback::Value(|| PeerAdmission::Enrolled);
+    }
+}
+
+resource! {
+    /// A BGP neighbour that this node dials, such as a router of another make.
+    BgpPeer {
+        /// The neighbour's address.
+        address: IpAddr = "address", UNICAST, Fallback::Required;
+        /// The neighbour's TCP port.
+        port: u16 = "port", PORT, Fallback::Value(|| 179);
+        /// The neighbour's autonomous system number.
+        remote_asn: u32 = "remoteASN", ASN, Fallback::Derived("the `asn` of the BGPRouter", |c| Some(c.asn));
+        /// Whether the neighbour is a client of this reflector (RFC 4456 section 6).
+        route_reflector_client: bool = "routeReflectorClient", Flag, Fallback::Value(|| false);
+        /// Hold time in seconds offered to this neighbour.
+        hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME,
+            Fallback::Derived("the `holdTimeSecs` of the BGPRouter", |c| Some(c.hold_time_secs));
+    }
+}
+
+resource! {
+    /// The WireGuard interface of a node.
+    WireGuardInterface {
+        /// UDP port on which WireGuard is reached.
+        listen_port: u16 = "listenPort", PORT, Fallback::Value(|| 51820);
+        /// File of the private key (base64, mode 0600); made where absent.
+        private_key_file: Option<FilePath> = "privateKeyFile", Maybe(PATH),
+            Fallback::Derived("`wireguard.key` in the state directory", |_| Some(None));
+    }
+}
+
+resource! {
+    /// What a hub admits, and on what terms. A file with this resource alone is a whole hub.
+    SamEnrollmentPolicy {
+        /// The prefix of the nodes' own addresses. The first host is the hub; the last /24 is the foyer.
+        overlay_prefix: Ipv4Net = "overlayPrefix", OVERLAY,
+            Fallback::Value(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 20));
+        /// Where leaves reach the hub's WireGuard; written into each invite, the first one first.
+        endpoints: Vec<Endpoint> = "endpoints", Many(1, ENDPOINT), Fallback::Required;
+        /// How long an admission holds unless it is renewed, in seconds; at least twice `failStaticSecs`.
+        lease_secs: u64 = "leaseSecs", Whole::<u64>::secs(10, 31_536_000), Fallback::Value(|| 86_400);
+        /// How long a leaf keeps tunnels and routes while the hub is silent, in seconds.
+        fail_static_secs: u64 = "failStaticSecs", Whole::<u64>::secs(5, 15_768_000), Fallback::Value(|| 43_200);
+        /// How many `/32`s a leaf may claim, unless its invite says otherwise.
+        max_claims: u32 = "maxClaims", Whole::<u32>::range(1, 65_536), Fallback::Value(|| 64);
+        /// Where claims may lie, unless the invite says otherwise; the overlay prefix never counts.
+        permitted_prefixes: Vec<Ipv4Net> = "permittedPrefixes", Many(1, PREFIX_V4), Fallback::Value(|| {
+            vec![
+                Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+                Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+                Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+            ]
+        });
+    }
+}
+
+resource! {
+    /// A leaf's membership in the fabric. A file with this resource alone is a whole leaf.
+    SamEnrollmentClient {
+        /// Addresses of this site's clients that are claimed at start, for as long as they stand here.
+        clients: Vec<Ipv4Addr> = "clients", Many(0, CLIENT), Fallback::Value(Vec::new);
+        /// The interface toward the site's clients on which `capture` works.
+        capture_interface: Option<InterfaceName> = "captureInterface", Maybe(INTERFACE),
+            Fallback::Derived("none; must be given with `capture: proxy-arp`", |_| Some(None));
+        /// How the site's network is made to hand packets for remote clients to this leaf.
+        capture: Capture = "capture", CAPTURES, Fallback::Value(|| Capture::None);
+        /// Where WireGuard and ipip run: `auto` takes the kernel if it has both, else the daemon's process.
+        dataplane: DataplaneChoice = "dataplane", DATAPLANES, Fallback::Value(|| DataplaneChoice::Auto);
+    }
+}
+
+resource! {
+    /// The nodes that share events, named by `metadata.name`, and how long what they observed holds.
+    EventGroup {
+        /// Life of an observation that does not say its own, in seconds.
+        observation_secs: u64 = "observationSecs", Whole::<u64>::secs(1, 86_400), Fallback::Value(|| 300);
+        /// How long a claim outlives its last observation, in seconds.
+        grace_secs: u64 = "graceSecs", Whole::<u64>::secs(0, 604_800), Fallback::Value(|| 600);
+        /// How long a client must then still be gone before its claim is withdrawn, in seconds.
+        debounce_secs: u64 = "debounceSecs", Whole::<u64>::secs(0, 86_400), Fallback::Value(|| 60);
+        /// Age at which events are pruned, in seconds.
+        retention_secs: u64 = "retentionSecs", Whole::<u64>::secs(60, 31_536_000), Fallback::Value(|| 604_800);
+        /// How many events are kept; the oldest are pruned first.
+        retention_events: u64 = "retentionEvents", Whole::<u64>::range(100, 10_000_000), Fallback::Value(|| 100_000);
+    }
+}

@@ -1,0 +1,177 @@
+//! Small typed values of resources.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use ipnet::Ipv4Net;
+
+/// A text that is not the value it should be; the place where it stands says what is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not accepted")]
+pub struct NotAccepted;
+
+/// The name of a resource: 1 to 63 of `a-z`, `0-9` and `-`, beginning and ending without `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let right = (1..=63).contains(&text.len()) && text.bytes().all(inner);
+        let ends = !text.starts_with('-') && !text.ends_with('-');
+        if right && ends { Ok(Name(text.into())) } else { Err(NotAccepted) }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a network interface of the host: 1 to 15 characters, no `/`, no white space.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        let right = (1..=15).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/');
+        if right && text != "." && text != ".." { Ok(InterfaceName(text.into())) } else { Err(NotAccepted) }
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A file's absolute path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FilePath(String);
+
+impl FilePath {
+    /// The path.
+    pub fn as_path(&self) -> &std::path::Path {
+        std::path::Path::new(&self.0)
+    }
+}
+
+impl FromStr for FilePath {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        let right = text.starts_with('/') && text.len() <= 4096 && !text.chars().any(char::is_control);
+        if right { Ok(FilePath(text.into())) } else { Err(NotAccepted) }
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where the hub's WireGuard is reached: `address:port`, `[address]:port` or `host.name:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// An address, used as it is.
+    Address(SocketAddr),
+    /// A host name, resolved when an invite is made.
+    Host {
+        /// The DNS name.
+        name: String,
+        /// The UDP port.
+        port: u16,
+    },
+}
+
+impl FromStr for Endpoint {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            let usable =
+                !address.ip().is_unspecified() && !address.ip().is_multicast() && address.port() != 0;
+            return if usable { Ok(Endpoint::Address(address)) } else { Err(NotAccepted) };
+        }
+        let (name, port) = text.rsplit_once(':').ok_or(NotAccepted)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or(NotAccepted)?;
+        if host_name(name) { Ok(Endpoint::Host { name: name.into(), port }) } else { Err(NotAccepted) }
+    }
+}
+
+/// RFC 1123 host names; a name of digits and dots alone is a mistyped address.
+fn host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic())
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Address(address) => address.fmt(f),
+            Endpoint::Host { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+/// The hub's own address in an overlay prefix: the first host.
+pub fn hub_address(overlay: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(overlay.network()).saturating_add(1))
+}
+
+/// The foyer, where invited nodes knock: the last /24 of the overlay prefix.
+pub fn foyer_prefix(overlay: Ipv4Net) -> Ipv4Net {
+    Ipv4Net::new_assert(overlay.broadcast(), 24).trunc()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The defaults of the fabric: hub .0.1, foyer .15.0/24 of 10.255.0.0/20.
+    #[test]
+    fn overlay_layout() {
+        let overlay = "10.255.0.0/20".parse().unwrap();
+        assert_eq!(hub_address(overlay), Ipv4Addr::new(10, 255, 0, 1));
+        assert_eq!(foyer_prefix(overlay), "10.255.15.0/24".parse().unwrap());
+    }
+
+    /// Endpoints are addresses or names, always with a port.
+    #[test]
+    fn endpoints() {
+        for good in ["192.0.2.1:51820", "[2001:db8::1]:51820", "hub.example.net:51820", "hub:1"] {
+            assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), good);
+        }
+        for bad in
+            ["192.0.2.1", "192.0.2.300:51820", "0.0.0.0:51820", "hub:0", "hub", "-x:1", ":51820", "a b:1"]
+        {
+            assert_eq!(bad.parse::<Endpoint>(), Err(NotAccepted), "{bad}");
+        }
+    }
+}
