@@ -1,1 +1,29 @@
-//! (to be written)
+//! A whole fabric on one machine: the acceptance scenario in network namespaces, from the very programs that
+//! are shipped.
+//!
+//! The pure half says what is to be: [`layout`] (sites, nodes, addresses), [`underlay`] (what `ip`, `sysctl`
+//! and `nft` are told), [`state`] (what is remembered, so that another process can take it all away),
+//! [`report`] (what the programs' answers say). The other half, `io`, does it: [`Lab::up`] builds, [`Lab::open`]
+//! finds a lab that another process built, [`Lab::exec`], [`Lab::kill`], [`Lab::cut`] and their like work on it,
+//! [`Lab::down`] takes it away.
+//!
+//! Reading order: `layout`, `underlay`, `io::lab`, `io::up`.
+//!
+//! The lab never makes an interface, route or table in the machine's own namespace: veth pairs are born with
+//! both ends in the lab's namespaces. Labs stand side by side by their names.
+
+pub mod error;
+mod io;
+pub mod layout;
+pub mod report;
+pub mod state;
+pub mod underlay;
+
+pub use error::LabError;
+pub use io::agent;
+pub use io::down::DownReport;
+pub use io::lab::{Lab, LabStatus, NodeStatus, ProcessStatus, STATE_BASE};
+pub use io::run::Output;
+pub use io::up::UpOptions;
+pub use layout::LabName;
+pub use report::UpReport;

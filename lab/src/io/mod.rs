@@ -1,0 +1,10 @@
+//! The part of the lab that touches the machine: programs, processes, namespaces, files and the clock.
+
+pub mod agent;
+pub mod clients;
+pub mod down;
+pub mod lab;
+pub mod process;
+pub mod run;
+pub mod underlay;
+pub mod up;
