@@ -3,37 +3,61 @@
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::mistake::{Mistakes, Position, Problem};
-use crate::node_config::{Enrollment, Hub, Leaf, Object};
-use crate::spec::{BgpDynamicPeer, BgpPeer, Capture, PeerAdmission, SamEnrollmentPolicy};
+use crate::node_config::Object;
+use crate::spec::{
+    BgpDynamicPeer, BgpPeer, BgpRouter, Capture, PeerAdmission, SamEnrollmentClient, SamEnrollmentPolicy,
+};
 use crate::value::Endpoint;
 
 fn conflict(mistakes: &mut Mistakes, at: &Position, text: impl Into<String>) {
     mistakes.add(at.clone(), Problem::Conflict(text.into()));
 }
 
-pub(crate) fn hub(hub: &Hub, mistakes: &mut Mistakes) {
-    for peer in &hub.dynamic_peers {
-        admission(peer, hub.enrollment.as_ref(), mistakes);
+/// The resources of a hub; `enrolls` says whether a policy is written, `policy` whether it could be read.
+pub(crate) fn hub(
+    enrolls: bool,
+    policy: Option<&Object<SamEnrollmentPolicy>>,
+    dynamic_peers: &[Object<BgpDynamicPeer>],
+    peers: &[Object<BgpPeer>],
+    mistakes: &mut Mistakes,
+) {
+    for peer in dynamic_peers {
+        admission(peer, enrolls, policy, mistakes);
     }
-    source_prefixes(&hub.dynamic_peers, mistakes);
-    peers(&hub.peers, mistakes);
-    if let Some(enrollment) = &hub.enrollment {
-        policy(&enrollment.policy, mistakes);
+    source_prefixes(dynamic_peers, mistakes);
+    dialled(peers, mistakes);
+    if let Some(policy) = policy {
+        lease(policy, mistakes);
+        overlay(policy, mistakes);
     }
 }
 
-pub(crate) fn leaf(leaf: &Leaf, mistakes: &mut Mistakes) {
+/// The resources of a leaf.
+pub(crate) fn leaf(
+    router: Option<&Object<BgpRouter>>,
+    client: Option<&Object<SamEnrollmentClient>>,
+    peers: &[Object<BgpPeer>],
+    mistakes: &mut Mistakes,
+) {
     for key in ["listen", "clusterID"] {
-        if let Some(at) = leaf.router.keys.get(key) {
+        if let Some(at) = router.and_then(|router| router.keys.get(key)) {
             conflict(mistakes, at, format!("a leaf dials and does not reflect: leave `{key}` out"));
         }
     }
-    for peer in leaf.peers.iter().filter(|peer| peer.spec.route_reflector_client) {
+    for peer in peers.iter().filter(|peer| peer.spec.route_reflector_client) {
         let at = peer.at_key("routeReflectorClient");
         conflict(mistakes, at, "a leaf does not reflect: leave `routeReflectorClient` out");
     }
-    peers(&leaf.peers, mistakes);
-    let client = &leaf.client;
+    dialled(peers, mistakes);
+    if let Some(client) = client {
+        capture(client, mistakes);
+    }
+}
+
+fn capture(client: &Object<SamEnrollmentClient>, mistakes: &mut Mistakes) {
+    if !client.sound(&["capture", "captureInterface"]) {
+        return;
+    }
     match (client.spec.capture, &client.spec.capture_interface) {
         (Capture::ProxyArp, None) => {
             conflict(mistakes, client.at_key("capture"), "`capture: proxy-arp` needs a `captureInterface`");
@@ -46,16 +70,22 @@ pub(crate) fn leaf(leaf: &Leaf, mistakes: &mut Mistakes) {
     }
 }
 
-fn admission(peer: &Object<BgpDynamicPeer>, enrollment: Option<&Enrollment>, mistakes: &mut Mistakes) {
-    if peer.spec.admission != PeerAdmission::Enrolled {
+fn admission(
+    peer: &Object<BgpDynamicPeer>,
+    enrolls: bool,
+    policy: Option<&Object<SamEnrollmentPolicy>>,
+    mistakes: &mut Mistakes,
+) {
+    if peer.spec.admission != PeerAdmission::Enrolled || !peer.sound(&["admission"]) {
         return;
     }
-    let Some(enrollment) = enrollment else {
+    if !enrolls {
         let text =
             "`admission: enrolled` needs a SAMEnrollmentPolicy; a plain reflector has `admission: open`";
         return conflict(mistakes, peer.at_key("admission"), text);
-    };
-    let overlay = IpNet::V4(enrollment.policy.spec.overlay_prefix);
+    }
+    let Some(policy) = policy.filter(|policy| policy.sound(&["overlayPrefix"])) else { return };
+    let overlay = IpNet::V4(policy.spec.overlay_prefix);
     for prefix in peer.spec.source_prefixes.iter().filter(|prefix| !overlay.contains(*prefix)) {
         let text =
             format!("enrolled leaves connect from the overlay prefix {overlay}, and {prefix} is not inside");
@@ -66,7 +96,7 @@ fn admission(peer: &Object<BgpDynamicPeer>, enrollment: Option<&Enrollment>, mis
 /// A neighbour belongs to one BGPDynamicPeer only.
 fn source_prefixes(peers: &[Object<BgpDynamicPeer>], mistakes: &mut Mistakes) {
     let mut seen: Vec<(&IpNet, &Object<BgpDynamicPeer>)> = Vec::new();
-    for peer in peers {
+    for peer in peers.iter().filter(|peer| peer.sound(&["sourcePrefixes"])) {
         for prefix in &peer.spec.source_prefixes {
             let other = seen.iter().find(|(other, _)| other.contains(prefix) || prefix.contains(*other));
             if let Some((other, owner)) = other {
@@ -80,7 +110,7 @@ fn source_prefixes(peers: &[Object<BgpDynamicPeer>], mistakes: &mut Mistakes) {
     }
 }
 
-fn peers(peers: &[Object<BgpPeer>], mistakes: &mut Mistakes) {
+fn dialled(peers: &[Object<BgpPeer>], mistakes: &mut Mistakes) {
     for (index, peer) in peers.iter().enumerate() {
         let same = |other: &&Object<BgpPeer>| other.spec.address == peer.spec.address;
         if let Some(other) = peers[..index].iter().find(same) {
@@ -90,15 +120,21 @@ fn peers(peers: &[Object<BgpPeer>], mistakes: &mut Mistakes) {
     }
 }
 
-fn policy(policy: &Object<SamEnrollmentPolicy>, mistakes: &mut Mistakes) {
-    let spec = &policy.spec;
-    if spec.lease_secs < 2 * spec.fail_static_secs {
-        let text = format!(
-            "`leaseSecs` must be at least twice `failStaticSecs`: {} is less than 2 × {}",
-            spec.lease_secs, spec.fail_static_secs
-        );
+fn lease(policy: &Object<SamEnrollmentPolicy>, mistakes: &mut Mistakes) {
+    let (lease, silent) = (policy.spec.lease_secs, policy.spec.fail_static_secs);
+    if policy.sound(&["leaseSecs", "failStaticSecs"]) && lease < 2 * silent {
+        let text =
+            format!("`leaseSecs` must be at least twice `failStaticSecs`: {lease} is less than 2 × {silent}");
         let key = if policy.keys.contains_key("leaseSecs") { "leaseSecs" } else { "failStaticSecs" };
         conflict(mistakes, policy.at_key(key), text);
+    }
+}
+
+/// The overlay route must cover neither its own underlay nor clients.
+fn overlay(policy: &Object<SamEnrollmentPolicy>, mistakes: &mut Mistakes) {
+    let spec = &policy.spec;
+    if !policy.sound(&["overlayPrefix"]) {
+        return;
     }
     for endpoint in &spec.endpoints {
         if let Endpoint::Address(address) = endpoint

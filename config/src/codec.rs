@@ -229,7 +229,9 @@ impl<C: Codec<Out: PartialEq>> Codec for Many<C> {
             return None;
         };
         if nodes.len() < self.0 {
-            bad_value(self, key, node, "an empty list", mistakes);
+            let found = "an empty list".to_string();
+            mistakes
+                .add(node.at.clone(), Problem::WrongType { key: key.into(), expected: self.says(), found });
             return None;
         }
         let mut whole = true;

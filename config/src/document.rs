@@ -62,8 +62,16 @@ struct Reading<'n> {
 
 impl<'n> Reading<'n> {
     fn envelope(&mut self, node: &'n Node) {
-        let mut keys = Keys::of(node, "document", "a resource");
+        if !matches!(node.value, Value::Map(_)) {
+            let text =
+                format!("a document has `apiVersion`, `kind`, `metadata` and `spec`, found {}", node.what());
+            return self.mistakes.add(node.at.clone(), Problem::Syntax(text));
+        }
+        let mut keys = Keys::of(node, "document", "the document");
         let kind = kind(&mut keys);
+        if let Some(Ok(kind)) = kind {
+            keys.rename(kind.as_str());
+        }
         if let (Some(version), Some(Ok(kind))) = (keys.node("apiVersion"), &kind) {
             api_version(version, *kind, &mut keys.mistakes);
         } else if let Some(Ok(kind)) = &kind {
@@ -145,12 +153,11 @@ impl<'n> Reading<'n> {
         context.follow(router.as_ref());
         let peers = self.all(&context);
         let client = self.one(&context, None);
+        check::leaf(router.as_ref(), client.as_ref(), &peers, &mut self.mistakes);
         let wireguard = self.one(&context, Some(("fab-wg", &client_at)));
         let events = self.one(&context, Some(("fabric", &client_at)));
         let (router, client, wireguard, events) = (router?, client?, wireguard?, events?);
-        let leaf = Leaf { router, peers, client, wireguard, events };
-        check::leaf(&leaf, &mut self.mistakes);
-        Some(Config::Leaf(Box::new(leaf)))
+        Some(Config::Leaf(Box::new(Leaf { router, peers, client, wireguard, events })))
     }
 
     fn hub(&mut self, root: Position) -> Option<Config> {
@@ -175,17 +182,14 @@ impl<'n> Reading<'n> {
         if !enrolls {
             self.without_enrollment(&[Kind::WireGuardInterface, Kind::EventGroup]);
         }
+        check::hub(enrolls, policy.as_ref(), &dynamic_peers, &peers, &mut self.mistakes);
         let mut router = router?;
         router.spec.cluster_id = router.spec.cluster_id.or(router.spec.router_id);
-        let enrollment = match (enrolls, policy, wireguard, events) {
-            (false, ..) => None,
-            (true, policy, wireguard, events) => {
-                Some(Enrollment { policy: policy?, wireguard: wireguard?, events: events? })
-            }
+        let enrollment = match enrolls {
+            false => None,
+            true => Some(Enrollment { policy: policy?, wireguard: wireguard?, events: events? }),
         };
-        let hub = Hub { router, dynamic_peers, peers, enrollment };
-        check::hub(&hub, &mut self.mistakes);
-        Some(Config::Hub(Box::new(hub)))
+        Some(Config::Hub(Box::new(Hub { router, dynamic_peers, peers, enrollment })))
     }
 
     fn without_enrollment(&mut self, kinds: &[Kind]) {
@@ -206,8 +210,9 @@ impl<'n> Reading<'n> {
             let spec = T::read(&mut keys, context);
             self.mistakes.append(keys.mistakes);
             if let (Some(spec), Some(name), false) = (spec, &envelope.name, envelope.repeated) {
-                let (at, keys) = (envelope.at.clone(), key_positions(envelope.spec));
-                found.push(Object { name: name.clone(), implied: false, at, spec, keys });
+                let (name, at) = (name.clone(), envelope.at.clone());
+                let (keys, faulty) = (key_positions(envelope.spec), keys.faulty);
+                found.push(Object { name, implied: false, at, spec, keys, faulty });
             }
         }
         found
@@ -227,7 +232,14 @@ impl<'n> Reading<'n> {
         let spec = T::read(&mut keys, context);
         self.mistakes.append(keys.mistakes);
         let name = name.parse().ok()?;
-        Some(Object { name, implied: true, at: at.clone(), spec: spec?, keys: BTreeMap::new() })
+        Some(Object {
+            name,
+            implied: true,
+            at: at.clone(),
+            spec: spec?,
+            keys: BTreeMap::new(),
+            faulty: Vec::new(),
+        })
     }
 }
 

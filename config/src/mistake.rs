@@ -224,6 +224,10 @@ impl std::error::Error for Mistakes {}
 /// The candidate nearest to what was written, if it is near enough to be meant: a third of the
 /// longer word may differ, and case does not count.
 pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    // Nothing this long is a key, and the distance takes the product of the lengths.
+    if written.len() > 64 {
+        return None;
+    }
     let lower = written.to_lowercase();
     candidates
         .into_iter()
@@ -234,12 +238,9 @@ pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'
 }
 
 /// Insertions, deletions, substitutions and swaps of neighbours between two words (optimal string
-/// alignment). Words beyond 64 characters are no keys: their distance counts as their length.
+/// alignment).
 fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(65).collect(), b.chars().take(65).collect());
-    if a.len() > 64 || b.len() > 64 {
-        return a.len().max(b.len());
-    }
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for i in 1..=a.len() {

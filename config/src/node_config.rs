@@ -26,12 +26,18 @@ pub struct Object<T> {
     /// Its typed content.
     pub spec: T,
     pub(crate) keys: BTreeMap<String, Position>,
+    pub(crate) faulty: Vec<&'static str>,
 }
 
 impl<T> Object<T> {
     /// Where a key of the spec stands, or the resource where the key was left to its default.
     pub fn at_key(&self, key: &str) -> &Position {
         self.keys.get(key).unwrap_or(&self.at)
+    }
+
+    /// Whether none of these keys had a mistake, so that they can be compared with others.
+    pub(crate) fn sound(&self, keys: &[&str]) -> bool {
+        !self.faulty.iter().any(|faulty| keys.contains(faulty))
     }
 }
 

@@ -91,6 +91,8 @@ pub(crate) struct Keys<'n> {
     entries: Vec<(&'n Key, &'n Node)>,
     /// Not a mapping at all: that is the one mistake, nothing inside is missing.
     broken: bool,
+    /// Keys whose value is wrong or missing, so that no other check leans on them.
+    pub faulty: Vec<&'static str>,
     pub mistakes: Mistakes,
 }
 
@@ -108,12 +110,13 @@ impl<'n> Keys<'n> {
                 (Vec::new(), true)
             }
         };
-        Keys { place, at, entries, broken, mistakes }
+        Keys { place, at, entries, broken, faulty: Vec::new(), mistakes }
     }
 
     /// A mapping that was not written at all; `at` is where it would stand.
     pub fn absent(at: Position, place: impl Into<String>) -> Self {
-        Keys { place: place.into(), at, entries: Vec::new(), broken: false, mistakes: Mistakes::default() }
+        let (entries, faulty, mistakes) = (Vec::new(), Vec::new(), Mistakes::default());
+        Keys { place: place.into(), at, entries, broken: false, faulty, mistakes }
     }
 
     /// Takes the node of a key.
@@ -122,7 +125,8 @@ impl<'n> Keys<'n> {
         Some(self.entries.remove(index).1)
     }
 
-    /// Takes, reads and checks the value of a key.
+    /// Takes, reads and checks the value of a key. After a mistake the default stands in, so that
+    /// the rest of the resource can still be checked against others.
     pub fn take<C: Codec>(
         &mut self,
         name: &'static str,
@@ -130,18 +134,21 @@ impl<'n> Keys<'n> {
         fallback: &Fallback<C::Out>,
         context: &Context,
     ) -> Option<C::Out> {
-        if let Some(node) = self.node(name) {
-            return codec.read(name, node, &mut self.mistakes);
-        }
-        let (value, words) = match fallback {
-            Fallback::Value(make) => return Some(make()),
+        let (stand_in, words) = match fallback {
+            Fallback::Value(make) => (Some(make()), String::new()),
             Fallback::Required => (None, codec.says()),
             Fallback::Derived(text, make) => (make(context), format!("{} (default: {text})", codec.says())),
         };
-        if value.is_none() {
+        let written = self.node(name);
+        if let Some(value) = written.and_then(|node| codec.read(name, node, &mut self.mistakes)) {
+            return Some(value);
+        }
+        if written.is_some() {
+            self.faulty.push(name);
+        } else if stand_in.is_none() {
             self.missing(name, words);
         }
-        value
+        stand_in
     }
 
     /// Notes that a key without default is absent.
@@ -150,6 +157,11 @@ impl<'n> Keys<'n> {
             let problem = Problem::MissingKey { key: name.into(), place: self.place.clone(), expected };
             self.mistakes.add(self.at.clone(), problem);
         }
+    }
+
+    /// Names the mapping once its Kind is known.
+    pub fn rename(&mut self, place: &str) {
+        self.place = place.into();
     }
 
     /// Notes what was not taken.
