@@ -8,6 +8,7 @@
 //! Reading order: `paths`, `wire`, `client`, `server`.
 
 pub mod client;
+pub mod daemon;
 pub mod paths;
 pub mod server;
 pub mod wire;

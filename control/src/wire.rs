@@ -14,8 +14,8 @@
 //! | `POST /v1/leaves/{name}/revoke` | hub | [`Done`] |
 //! | `GET /v1/claims` | both | list of `enrollment::view::ClaimView` |
 //! | `POST /v1/enroll` | leaf | [`EnrollRequest`] → lines of [`EnrollProgress`] |
-//! | `POST /v1/events` | both | [`NewEvent`] → [`EventAnswer`] |
-//! | `GET /v1/events` | both | list of `federation::view::EventView` |
+//! | `POST /v1/events` | leaf | [`NewEvent`] → [`EventAnswer`] |
+//! | `GET /v1/events` | leaf | list of `federation::view::EventView` |
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -50,6 +50,16 @@ pub struct ResourceView {
     pub spec: Value,
     /// As seen by the daemon.
     pub status: Value,
+}
+
+impl ResourceView {
+    /// A configured resource, anything that serializes as a document of `apiVersion`, `kind`, `metadata` and `spec`,
+    /// with its status; none if it is no such document.
+    pub fn of(document: &impl Serialize, status: Value) -> Option<ResourceView> {
+        let mut document = serde_json::to_value(document).ok()?;
+        document.as_object_mut()?.insert("status".into(), status);
+        serde_json::from_value(document).ok()
+    }
 }
 
 /// A resource's name.

@@ -1,2 +1,53 @@
-//! (to be written)
-fn main() {}
+//! `fabric-rr`: the hub. It runs the enrollment service, WireGuard and a BGP route reflector with dynamic peers;
+//! with a configuration that has no `SAMEnrollmentPolicy` it is a plain route reflector, needs no rights and
+//! touches no interface.
+//!
+//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `http` and `status` (the
+//! administration socket).
+
+mod http;
+mod hub;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use control::{Node, Paths};
+
+/// Hub daemon: route reflector, enrollment service and underlay relay.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example: fabric-rr --config examples/reflector-only.yaml --root /tmp/rr")]
+struct Arguments {
+    /// Puts /etc/fabric, /var/lib/fabric and /run/fabric below this directory
+    #[arg(long, env = "FABRIC_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Configuration file [default: /etc/fabric/hub.yaml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FABRIC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+
+    let paths = Paths::below(arguments.root.as_deref());
+    let file = arguments.config.unwrap_or_else(|| paths.config(Node::Hub));
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run::run(paths, file)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

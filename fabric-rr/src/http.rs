@@ -1,0 +1,143 @@
+//! The hub's administration socket. Handlers translate; the owners decide.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use config::Kind;
+use control::server::Refusal;
+use control::wire::{
+    ApiError, ConfigView, Done, InviteAnswer, NewInvite, NodeStatus, ResourceView, RouteFilter,
+};
+
+use crate::run::{Enrolled, Hub};
+use crate::status;
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Every route of the administration socket.
+pub fn router(hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route("/v1/status", get(node_status))
+        .route("/v1/resources/{kind}", get(resources))
+        .route("/v1/config", get(configuration))
+        .route("/v1/bgp/peers", get(peers))
+        .route("/v1/bgp/routes", get(routes))
+        .route("/v1/bgp/rejected", get(rejected))
+        .route("/v1/invites", get(invites).post(invite))
+        .route("/v1/leaves", get(leaves))
+        .route("/v1/leaves/{name}/revoke", post(revoke))
+        .route("/v1/claims", get(claims))
+        .with_state(hub)
+}
+
+async fn node_status(State(hub): State<Arc<Hub>>) -> Json<NodeStatus> {
+    Json(status::node(&hub).await)
+}
+
+async fn resources(State(hub): State<Arc<Hub>>, Path(kind): Path<String>) -> Answer<Vec<ResourceView>> {
+    let kind =
+        Kind::from_name(&kind).ok_or_else(|| Refusal::not_found(format!("there is no Kind {kind}")))?;
+    Ok(Json(status::resources(&hub, kind).await))
+}
+
+async fn configuration(State(hub): State<Arc<Hub>>) -> Json<ConfigView> {
+    Json(ConfigView {
+        file: hub.file.display().to_string(),
+        effective: hub.effective.to_yaml(),
+        static_peers: hub.config.peers.len(),
+        // No Kind of a hub can name a client's address: claims live in the registry alone.
+        static_claims: hub
+            .effective
+            .effective()
+            .iter()
+            .filter(|r| r.kind == Kind::SamEnrollmentClient)
+            .count(),
+    })
+}
+
+async fn peers(State(hub): State<Arc<Hub>>) -> Json<Vec<bgp::view::PeerView>> {
+    Json(hub.speaker.peers().await)
+}
+
+async fn routes(
+    State(hub): State<Arc<Hub>>,
+    Query(q): Query<RouteFilter>,
+) -> Answer<Vec<bgp::view::RouteView>> {
+    let query = control::server::route_query(q).map_err(Refusal::bad_request)?;
+    Ok(Json(hub.speaker.routes(query).await))
+}
+
+async fn rejected(State(hub): State<Arc<Hub>>) -> Json<Vec<bgp::view::RejectedView>> {
+    Json(hub.speaker.rejected().await)
+}
+
+fn enrolled(hub: &Hub) -> Result<&Enrolled, Refusal> {
+    let message = "this is a plain reflector: its configuration has no SAMEnrollmentPolicy";
+    hub.enrolled.as_ref().ok_or_else(|| Refusal::new(StatusCode::CONFLICT, "no-enrollment", message))
+}
+
+fn policy(hub: &Hub) -> Result<&config::SamEnrollmentPolicy, Refusal> {
+    let enrollment = hub.config.enrollment.as_ref();
+    enrollment.map(|e| &e.policy.spec).ok_or_else(|| Refusal::internal("the SAMEnrollmentPolicy is gone"))
+}
+
+async fn invite(State(hub): State<Arc<Hub>>, Json(wanted): Json<NewInvite>) -> Answer<InviteAnswer> {
+    let enrolled = enrolled(&hub)?;
+    let site =
+        wanted.site.parse().map_err(|e| Refusal::bad_request(format!("site {:?}: {e}", wanted.site)))?;
+    let mut order = enrollment::policy::InviteOrder::for_site(site);
+    order.permitted = match wanted.permitted.is_empty() {
+        true => policy(&hub)?.permitted_prefixes.clone(),
+        false => wanted
+            .permitted
+            .iter()
+            .map(|p| p.parse().map_err(|_| Refusal::bad_request(format!("{p:?} is no IPv4 prefix"))))
+            .collect::<Result<_, _>>()?,
+    };
+    order.max_claims = wanted.max_claims.unwrap_or(policy(&hub)?.max_claims);
+    order.expires_in_secs = wanted.expires_secs;
+    order.uses = wanted.uses;
+    let invite = enrolled.registry.create_invite(order).await.map_err(refused)?;
+    // The invited machine's tunnel must be there before anybody can use the string.
+    let generation = enrolled.registry.snapshot().generation;
+    enrolled.applied(generation).await;
+    Ok(Json(InviteAnswer {
+        invite: invite.encode().to_string(),
+        id: invite.id.to_string(),
+        site: invite.site.to_string(),
+        expires_secs: wanted.expires_secs,
+    }))
+}
+
+async fn invites(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::InviteView>> {
+    Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.invites))
+}
+
+async fn leaves(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::LeafView>> {
+    Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.leaves))
+}
+
+async fn claims(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::ClaimView>> {
+    Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.claims))
+}
+
+async fn revoke(State(hub): State<Arc<Hub>>, Path(name): Path<String>) -> Answer<Done> {
+    let enrolled = enrolled(&hub)?;
+    let leaf: enrollment::identity::LeafName =
+        name.parse().map_err(|e| Refusal::bad_request(format!("leaf {name:?}: {e}")))?;
+    let generation = enrolled.registry.revoke(leaf).await.map_err(refused)?;
+    enrolled.applied(generation).await;
+    Ok(Json(Done { changed: true, detail: format!("{name} is revoked") }))
+}
+
+/// The registry's refusal, with the code that it has everywhere.
+fn refused(refusal: enrollment::reason::Refusal) -> Refusal {
+    let code = refusal.code;
+    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let error =
+        ApiError { code: code.as_str().into(), message: refusal.to_string(), fix: Some(code.fix().into()) };
+    Refusal(status, error)
+}

@@ -1,0 +1,131 @@
+//! Where enrollment, BGP and the dataplane meet on the hub: pure functions from the admissions to what each of
+//! the others should have. Nothing else on the hub decides which peers, prefixes or addresses are permitted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bgp::policy::{Admission, ImportPolicy};
+use bgp::types::Prefix;
+use dataplane::state::{Filter, Foyer, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
+use enrollment::registry::{Admissions, Admitted};
+use ipnet::Ipv4Net;
+
+/// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
+/// hub relays overlay packets alone.
+pub fn wished(admissions: &Admissions, key: PrivateKey, listen_port: u16, mtu: u16) -> Wished {
+    let hub = &admissions.hub;
+    let host = Ipv4Net::from;
+    let mut peers: BTreeMap<PublicKey, WireguardPeer> = BTreeMap::new();
+    let mut add = |key: [u8; 32], address| {
+        let allowed_ips = BTreeSet::from([host(address)]);
+        // Leaves and invited machines are behind NAT or move: their endpoints are learned, and they keep them open.
+        peers.insert(PublicKey(key), WireguardPeer { endpoint: None, allowed_ips, keepalive_secs: 0 });
+    };
+    for invited in &admissions.foyer {
+        add(invited.public_key.0, invited.address);
+    }
+    for leaf in admissions.leaves.values() {
+        add(leaf.wireguard_key.0, leaf.overlay);
+    }
+    let wireguard = Wireguard {
+        private_key: key,
+        listen_port,
+        addresses: BTreeSet::from([host(hub.overlay), host(hub.foyer_hub)]),
+        mtu,
+        peers,
+    };
+    let foyer = Foyer { prefix: hub.foyer_prefix, hub: hub.foyer_hub, api_port: hub.api_port };
+    Wished {
+        wireguard: Some(wireguard),
+        tunnel: None,
+        routes: BTreeMap::from([(hub.overlay_prefix, Target::Wireguard)]),
+        captures: BTreeSet::new(),
+        filter: Filter { clamp: None, foyer: Some(foyer) },
+    }
+}
+
+/// What each enrolled leaf may announce, by the source address of its session.
+pub fn import_policies(admissions: &Admissions) -> Admission {
+    let policies: HashMap<IpAddr, Arc<ImportPolicy>> = admissions
+        .leaves
+        .values()
+        .map(|leaf| (IpAddr::V4(leaf.overlay), Arc::new(import_policy(leaf))))
+        .collect();
+    Admission::Enrolled(Arc::new(policies))
+}
+
+fn import_policy(leaf: &Admitted) -> ImportPolicy {
+    ImportPolicy {
+        owner: leaf.name.to_string(),
+        owned: leaf.claims.keys().map(|&a| Prefix::host(IpAddr::V4(a))).collect(),
+        next_hop: leaf.overlay,
+        max_prefixes: leaf.max_claims.saturating_mul(2).saturating_add(16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enrollment::claim::Claim;
+    use enrollment::identity::{InviteId, SigningKey, WireguardKey};
+    use enrollment::policy::HubSettings;
+    use enrollment::registry::FoyerPeer;
+    use std::net::Ipv4Addr;
+
+    fn admissions(leaves: &[(&str, u8, &[[u8; 4]])]) -> Admissions {
+        let hub = HubSettings::derive(
+            "hub".parse().unwrap(),
+            "10.255.0.0/20".parse().unwrap(),
+            Vec::new(),
+            WireguardKey([1; 32]),
+            SigningKey([2; 32]),
+        )
+        .unwrap();
+        let leaf = |&(name, n, claims): &(&str, u8, &[[u8; 4]])| {
+            let admitted = Admitted {
+                name: name.parse().unwrap(),
+                overlay: Ipv4Addr::new(10, 255, 0, n),
+                wireguard_key: WireguardKey([n; 32]),
+                claims: claims.iter().map(|&a| (a.into(), Claim { generation: 1, since: 0 })).collect(),
+                permitted: Vec::new(),
+                max_claims: 8,
+                valid_until: 0,
+                last_seen: 0,
+                expired: false,
+            };
+            (admitted.name.clone(), Arc::new(admitted))
+        };
+        let address = hub.foyer_prefix.hosts().nth(5).unwrap();
+        let foyer = vec![FoyerPeer { public_key: WireguardKey([9; 32]), address, invite: InviteId([0; 8]) }];
+        Admissions { generation: 1, hub: Arc::new(hub), leaves: leaves.iter().map(leaf).collect(), foyer }
+    }
+
+    /// Every leaf gets its own overlay address alone, every invite its foyer address alone; no client address
+    /// reaches WireGuard.
+    #[test]
+    fn wireguard_carries_overlay_addresses_only() {
+        let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
+        let wished = wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420);
+        let wireguard = wished.wireguard.unwrap();
+        assert_eq!(wireguard.peers.len(), 3);
+        for peer in wireguard.peers.values() {
+            assert_eq!(peer.allowed_ips.len(), 1);
+            let net = peer.allowed_ips.first().unwrap();
+            assert!(net.prefix_len() == 32 && a.hub.overlay_prefix.contains(&net.addr()), "{net}");
+        }
+        assert_eq!(wished.routes.len(), 1);
+        assert!(wished.filter.foyer.is_some(), "an invited machine must be quarantined");
+    }
+
+    /// A leaf may announce what it owns, from its own address, and nothing that another owns.
+    #[test]
+    fn policies_follow_claims() {
+        let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
+        let Admission::Enrolled(policies) = import_policies(&a) else { panic!("leaves are never open") };
+        let aws = &policies[&"10.255.0.2".parse().unwrap()];
+        assert_eq!(aws.next_hop, Ipv4Addr::new(10, 255, 0, 2));
+        let owned: Vec<String> = aws.owned.iter().map(ToString::to_string).collect();
+        assert_eq!(owned, ["10.81.10.20/32"]);
+    }
+}

@@ -1,0 +1,354 @@
+//! Who owns what on the hub, and how one change flows: registry → `watch<Admissions>` → dataplane and speaker.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bgp::io::{DynamicPeers, Neighbor, Restarting, Speaker, SpeakerConfig};
+use bgp::policy::Admission;
+use config::{BgpRouter, Config, PeerAdmission};
+use control::daemon::{PidFile, stop_signal};
+use control::{Node, Paths};
+use dataplane::io::{Choice, Dataplane};
+use dataplane::state::PrivateKey;
+use enrollment::io::keys::NodeKeys;
+use enrollment::io::store::Registry;
+use enrollment::policy::HubSettings;
+use enrollment::registry::Admissions;
+use tokio::sync::watch;
+
+use crate::{http, hub};
+
+/// The WireGuard MTU of a hub: the usual path of 1,500 octets less 80 (IPv6 underlay). A leaf's own limit is kept
+/// by the clamp and tunnel MTU at that leaf.
+const WIREGUARD_MTU: u16 = 1420;
+/// How long the first convergence may take.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer waits for the kernel to have what was decided.
+const APPLY_LIMIT: Duration = Duration::from_secs(1);
+/// Longest wait for a restarted hub's leaves before it says that its table is complete, seconds.
+const DEFERRAL_SECS: u32 = 30;
+
+/// A running hub.
+pub struct Hub {
+    /// The router's name.
+    pub name: String,
+    /// Where its configuration came from.
+    pub file: PathBuf,
+    /// Its configuration.
+    pub config: config::Hub,
+    /// The same with every default, for people who look.
+    pub effective: Config,
+    /// When it started.
+    pub started: Instant,
+    /// Its BGP speaker.
+    pub speaker: Speaker,
+    /// Enrollment and dataplane; a plain reflector has neither.
+    pub enrolled: Option<Enrolled>,
+}
+
+/// What a hub has beside the reflector.
+pub struct Enrolled {
+    /// Its constants.
+    pub settings: HubSettings,
+    /// The truth about leaves, claims and invites.
+    pub registry: Registry,
+    /// Interfaces, peers and filters.
+    pub dataplane: Dataplane,
+    applied: watch::Receiver<u64>,
+}
+
+impl Enrolled {
+    /// Waits, for a second at most, until the kernel and the speaker have everything up to this generation. Later
+    /// is no error: both get there by themselves.
+    pub async fn applied(&self, generation: u64) {
+        let mut applied = self.applied.clone();
+        if tokio::time::timeout(APPLY_LIMIT, applied.wait_for(|&g| g >= generation)).await.is_err() {
+            tracing::warn!(generation, "the dataplane is late");
+        }
+    }
+}
+
+/// Why the hub cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration has mistakes.
+    #[error("{0}")]
+    Config(config::Mistakes),
+    /// A file, directory or socket.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// An endpoint's name has no address.
+    #[error("SAMEnrollmentPolicy endpoint {0}: the name has no address; give an address")]
+    Endpoint(String),
+    /// Settings, keys, registry, dataplane or speaker.
+    #[error("{0}")]
+    Start(String),
+}
+
+fn start_error(error: impl std::fmt::Display) -> RunError {
+    RunError::Start(error.to_string())
+}
+
+/// Runs the hub until it is told to stop.
+pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
+    let io = |what: String| move |error| RunError::Io { what, error };
+    let config = config::io::load(std::slice::from_ref(&file)).map_err(RunError::Config)?;
+    let Some(hub_config) = config.hub().cloned() else {
+        return Err(start_error(format!(
+            "{}: this is a leaf's configuration; run fabric-leaf",
+            file.display()
+        )));
+    };
+    paths.create().map_err(io(format!("creating {} and {}", paths.state.display(), paths.run.display())))?;
+    let socket = paths.socket(Node::Hub);
+    let admin = control::server::listen(&socket).map_err(io(format!("listening on {}", socket.display())))?;
+    let _pid = PidFile::write(&paths.pid_file(Node::Hub)).map_err(io("writing the pid file".into()))?;
+
+    let hub = Arc::new(start(&paths, file, hub_config, config).await?);
+    tokio::spawn({
+        let routes = http::router(hub.clone());
+        async move { axum::serve(admin, routes).await }
+    });
+    tracing::info!(name = hub.name, listening = ?hub.speaker.listening(), "running");
+    let signal = stop_signal().await.map_err(io("waiting for a signal".into()))?;
+    tracing::info!(signal, "stopping: leaves keep their routes (fail static)");
+    hub.speaker.shutdown("the hub is stopping").await;
+    if let Some(enrolled) = &hub.enrolled {
+        enrolled.dataplane.remove().await;
+    }
+    // A socket that is gone already is as good as removed.
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+async fn start(
+    paths: &Paths,
+    file: PathBuf,
+    config: config::Hub,
+    effective: Config,
+) -> Result<Hub, RunError> {
+    let router = &config.router.spec;
+    let opened = match &config.enrollment {
+        Some(enrollment) => Some(open_enrollment(paths, enrollment, router.asn).await?),
+        None => None,
+    };
+    if let Some(opened) = &opened {
+        // The overlay addresses must be there before anything can listen on them.
+        let admissions = opened.registry.snapshot();
+        let wished = hub::wished(&admissions, opened.private_key.clone(), opened.port, WIREGUARD_MTU);
+        opened.dataplane.wish(admissions.generation, wished);
+        converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
+    }
+    let speaker = Speaker::start(speaker_config(router, opened.as_ref())?, router.listen.clone())
+        .await
+        .map_err(start_error)?;
+    speaker.set_neighbors(neighbors(&config)).await;
+    let enrolled = match opened {
+        Some(opened) => Some(serve_enrollment(opened, &config, speaker.clone()).await?),
+        None => {
+            speaker.set_dynamic_peers(dynamic_peers(&config, None)).await;
+            None
+        }
+    };
+    let name = config.router.name.to_string();
+    Ok(Hub { name, file, config, effective, started: Instant::now(), speaker, enrolled })
+}
+
+fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<SpeakerConfig, RunError> {
+    let router_id = router
+        .router_id
+        .or(opened.map(|o| o.settings.overlay))
+        .ok_or_else(|| start_error("BGPRouter routerID: must be given without a SAMEnrollmentPolicy"))?;
+    let mut speaker = SpeakerConfig::new(router.asn, router_id);
+    speaker.cluster_id = bgp::types::ClusterId(router.cluster_id.unwrap_or(router_id));
+    speaker.hold_time_secs = router.hold_time_secs;
+    speaker.graceful_restart_secs = router.graceful_restart_secs;
+    speaker.restarting = opened.and_then(|o| restarting(&o.registry.snapshot()));
+    Ok(speaker)
+}
+
+/// Starts what turns admissions into state, then opens the leaf API.
+async fn serve_enrollment(
+    opened: Opened,
+    config: &config::Hub,
+    speaker: Speaker,
+) -> Result<Enrolled, RunError> {
+    let (tell, applied) = watch::channel(0);
+    let derive = Derive {
+        config: config.clone(),
+        key: opened.private_key,
+        port: opened.port,
+        dataplane: opened.dataplane.clone(),
+        speaker,
+        applied: tell,
+    };
+    tokio::spawn(derive.run(opened.registry.watch()));
+    let service = enrollment::io::http::Service::new(
+        opened.registry.clone(),
+        opened.keys,
+        enrollment::io::http::Limits::default(),
+        applied_hook(applied.clone()),
+    );
+    for address in [opened.settings.overlay, opened.settings.foyer_hub] {
+        let at = SocketAddr::from((address, opened.settings.api_port));
+        let listener = tokio::net::TcpListener::bind(at)
+            .await
+            .map_err(|error| RunError::Io { what: format!("listening on {at} for leaves"), error })?;
+        tokio::spawn(enrollment::io::listener::serve(listener, service.clone()));
+    }
+    Ok(Enrolled {
+        settings: opened.settings,
+        registry: opened.registry,
+        dataplane: opened.dataplane,
+        applied,
+    })
+}
+
+/// What the leaf API awaits before it answers: the kernel and the speaker have the new admissions.
+fn applied_hook(applied: watch::Receiver<u64>) -> enrollment::io::http::Applied {
+    Arc::new(move |generation| {
+        let mut applied = applied.clone();
+        Box::pin(async move {
+            // An error means that the deriving task ended, and the whole hub with it.
+            let _ = applied.wait_for(|&g| g >= generation).await;
+        })
+    })
+}
+
+struct Opened {
+    settings: HubSettings,
+    keys: Arc<NodeKeys>,
+    registry: Registry,
+    dataplane: Dataplane,
+    private_key: PrivateKey,
+    port: u16,
+}
+
+/// Keys, settings, registry and dataplane of a hub with enrollment.
+async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -> Result<Opened, RunError> {
+    let policy = &config.policy.spec;
+    let keys = NodeKeys::load_or_create(&paths.state).map_err(start_error)?;
+    let mut endpoints = Vec::new();
+    for endpoint in &policy.endpoints {
+        endpoints.extend(resolve(&endpoint.to_string()).await?);
+    }
+    let name = "hub".parse().map_err(start_error)?;
+    let mut settings =
+        HubSettings::derive(name, policy.overlay_prefix, endpoints, keys.wireguard_key(), keys.signing_key())
+            .map_err(start_error)?;
+    settings.asn = asn;
+    settings.lease_secs = policy.lease_secs;
+    settings.fail_static_secs = policy.fail_static_secs;
+    let registry = Registry::open(&paths.registry(), settings.clone()).await.map_err(start_error)?;
+    let dataplane = Dataplane::start(Choice::Auto).await.map_err(start_error)?;
+    let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
+    Ok(Opened {
+        settings,
+        keys: Arc::new(keys),
+        registry,
+        dataplane,
+        private_key,
+        port: config.wireguard.spec.listen_port,
+    })
+}
+
+async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, RunError> {
+    let found: Vec<SocketAddr> = match tokio::net::lookup_host(endpoint).await {
+        Ok(found) => found.collect(),
+        Err(_) => Vec::new(),
+    };
+    if found.is_empty() { Err(RunError::Endpoint(endpoint.into())) } else { Ok(found) }
+}
+
+/// Leaves that were here before this start: their routes are waited for before the table counts as complete.
+fn restarting(admissions: &Admissions) -> Option<Restarting> {
+    let expected: std::collections::BTreeSet<IpAddr> =
+        admissions.leaves.values().map(|l| IpAddr::V4(l.overlay)).collect();
+    (!expected.is_empty()).then_some(Restarting { expected, deferral_secs: DEFERRAL_SECS })
+}
+
+fn neighbors(config: &config::Hub) -> Vec<Neighbor> {
+    config
+        .peers
+        .iter()
+        .map(|object| (object.name.as_str(), &object.spec))
+        .map(|(name, peer)| Neighbor {
+            port: peer.port,
+            route_reflector_client: peer.route_reflector_client,
+            hold_time_secs: peer.hold_time_secs,
+            ..Neighbor::new(name, peer.address, peer.remote_asn)
+        })
+        .collect()
+}
+
+/// The configured dynamic peers, those that are for enrolled leaves with the present admissions.
+fn dynamic_peers(config: &config::Hub, admissions: Option<&Admissions>) -> Vec<DynamicPeers> {
+    config
+        .dynamic_peers
+        .iter()
+        .map(|object| (object.name.to_string(), &object.spec))
+        .map(|(name, peer)| DynamicPeers {
+            name,
+            source_prefixes: peer.source_prefixes.clone(),
+            remote_asn: peer.remote_asn,
+            route_reflector_client: peer.route_reflector_client,
+            limit: usize::try_from(peer.limit).unwrap_or(usize::MAX),
+            admission: match (peer.admission, admissions) {
+                (PeerAdmission::Open, _) => Admission::Open,
+                (PeerAdmission::Enrolled, Some(admissions)) => hub::import_policies(admissions),
+                (PeerAdmission::Enrolled, None) => Admission::Enrolled(Default::default()),
+            },
+        })
+        .collect()
+}
+
+/// The task that turns each new set of admissions into peers, policies and kernel state.
+struct Derive {
+    config: config::Hub,
+    key: PrivateKey,
+    port: u16,
+    dataplane: Dataplane,
+    speaker: Speaker,
+    applied: watch::Sender<u64>,
+}
+
+impl Derive {
+    async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
+        loop {
+            let now = admissions.borrow_and_update().clone();
+            let wished = hub::wished(&now, self.key.clone(), self.port, WIREGUARD_MTU);
+            self.dataplane.wish(now.generation, wished);
+            self.speaker.set_dynamic_peers(dynamic_peers(&self.config, Some(&now))).await;
+            if let Err(error) = converged(&self.dataplane, now.generation, APPLY_LIMIT).await {
+                tracing::warn!("{error}");
+            }
+            self.applied.send_replace(now.generation);
+            if admissions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until the dataplane has applied a generation.
+async fn converged(dataplane: &Dataplane, generation: u64, limit: Duration) -> Result<(), RunError> {
+    let mut report = dataplane.report();
+    let done = report.wait_for(|r| r.generation >= generation && r.converged);
+    let outcome = tokio::time::timeout(limit, done).await.map(|ended| ended.map(|_| ()));
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(start_error("the dataplane ended")),
+        Err(_) => {
+            let report = dataplane.report().borrow().clone();
+            let error = report.last_error.clone().unwrap_or_else(|| "no error reported".into());
+            Err(RunError::Start(format!("the dataplane did not converge within {limit:?}: {error}")))
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What the hub says of itself: derived on request from the owners' views, stored nowhere.
+
+use bgp::view::PeerView;
+use config::Kind;
+use control::wire::{BgpSummary, NodeStatus, ResourceView};
+use serde_json::json;
+
+use crate::run::Hub;
+
+/// The whole hub at a glance.
+pub async fn node(hub: &Hub) -> NodeStatus {
+    let peers = hub.speaker.peers().await;
+    let bgp = summary(&peers);
+    let dataplane = hub.enrolled.as_ref().map(|e| (**e.dataplane.report().borrow()).clone());
+    let mut why = Vec::new();
+    if let Some(report) = &dataplane {
+        if !report.converged {
+            why.push(
+                report.last_error.clone().unwrap_or_else(|| "the dataplane has not converged yet".into()),
+            );
+        }
+    }
+    NodeStatus {
+        role: if hub.enrolled.is_some() { "hub" } else { "reflector" }.into(),
+        name: hub.name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_secs: hub.started.elapsed().as_secs(),
+        phase: if why.is_empty() { "Ready" } else { "Degraded" }.into(),
+        why,
+        overlay: hub.enrolled.as_ref().map(|e| e.settings.overlay),
+        enrollment: None,
+        dataplane,
+        bgp,
+        claims: Vec::new(),
+        refused: Default::default(),
+        leaves: hub.enrolled.as_ref().map_or(0, |e| e.registry.snapshot().leaves.len()),
+    }
+}
+
+fn summary(peers: &[PeerView]) -> BgpSummary {
+    BgpSummary {
+        established: peers.iter().filter(|p| p.state == "Established").count(),
+        peers: peers.len(),
+        accepted: peers.iter().map(|p| p.prefixes_accepted).sum(),
+        rejected: peers.iter().map(|p| p.prefixes_rejected).sum(),
+    }
+}
+
+/// The configured resources of one Kind, each with what became of it.
+pub async fn resources(hub: &Hub, kind: Kind) -> Vec<ResourceView> {
+    let mut views = Vec::new();
+    for resource in hub.effective.effective().into_iter().filter(|r| r.kind == kind) {
+        let status = status_of(hub, kind, resource.name.as_str()).await;
+        views.extend(ResourceView::of(&resource, status));
+    }
+    views
+}
+
+async fn status_of(hub: &Hub, kind: Kind, name: &str) -> serde_json::Value {
+    match kind {
+        Kind::BgpRouter => json!(hub.speaker.summary().await),
+        Kind::BgpDynamicPeer => {
+            let peers: Vec<PeerView> = hub
+                .speaker
+                .peers()
+                .await
+                .into_iter()
+                .filter(|p| p.dynamic.as_deref() == Some(name))
+                .collect();
+            let total = summary(&peers);
+            json!({
+                "discovered": total.peers,
+                "established": total.established,
+                "prefixesAccepted": total.accepted,
+                "prefixesRejected": total.rejected,
+                "peers": peers,
+            })
+        }
+        Kind::BgpPeer => json!(hub.speaker.peers().await.into_iter().find(|p| p.name == name)),
+        Kind::WireGuardInterface => {
+            json!(hub.enrolled.as_ref().map(|e| (**e.dataplane.report().borrow()).clone()))
+        }
+        Kind::SamEnrollmentPolicy => json!(hub.enrolled.as_ref().map(|e| {
+            let now = e.registry.snapshot();
+            let claims: usize = now.leaves.values().map(|l| l.claims.len()).sum();
+            json!({ "leaves": now.leaves.len(), "claims": claims, "generation": now.generation,
+                "hub": now.hub.overlay, "foyer": now.hub.foyer_prefix })
+        })),
+        Kind::SamEnrollmentClient | Kind::EventGroup => serde_json::Value::Null,
+    }
+}
