@@ -1,0 +1,702 @@
+//! One family's table: every neighbour's Adj-RIB-In, and per prefix what has been advertised from it.
+//!
+//! A path is 28 octets and a prefix 16 (IPv4), in two arrays that refer to each other by number. Each source's
+//! paths form a list, so that its loss costs what it held, and each prefix's paths form a chain. Changes only
+//! mark a prefix; [`Table::flush`] decides, once for however many changes came together.
+
+use std::hash::BuildHasher;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use crate::best_path::{Candidate, Step, decide};
+use crate::message::Address;
+use crate::policy::RejectReason;
+use crate::store::{AttrId, SourceId, Sources, Store};
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Net<A> {
+    addr: A,
+    /// The chain of paths; in a free entry, the next free one.
+    head: u32,
+    /// What the last flush advertised.
+    advertised: AttrId,
+    len: u8,
+    dirty: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    net: u32,
+    next: u32,
+    attr: AttrId,
+    before: u32,
+    after: u32,
+    path_id: u32,
+    source: SourceId,
+    /// 0 for an accepted path, else [`RejectReason::code`].
+    verdict: u8,
+    stale: bool,
+}
+
+/// What the table holds from one source.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    first: u32,
+    /// Paths, rejected ones included.
+    pub paths: u32,
+    /// Rejected paths by reason code; index 0 counts the accepted ones.
+    pub by_verdict: [u32; RejectReason::ALL.len() + 1],
+    /// Paths kept from a lost session.
+    pub stale: u32,
+    /// Prefixes advertised with a path from it.
+    pub advertised: u32,
+}
+
+impl Default for Held {
+    fn default() -> Held {
+        Held { first: NONE, paths: 0, by_verdict: [0; RejectReason::ALL.len() + 1], stale: 0, advertised: 0 }
+    }
+}
+
+impl Held {
+    /// Paths that may become best.
+    pub fn accepted(&self) -> u32 {
+        self.by_verdict[0]
+    }
+
+    /// Paths kept although the import policy rejected them.
+    pub fn rejected(&self) -> u32 {
+        self.paths - self.by_verdict[0]
+    }
+}
+
+/// A prefix whose advertised path changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<A> {
+    /// The prefix's address.
+    pub addr: A,
+    /// The prefix's length.
+    pub len: u8,
+    /// What was advertised.
+    pub old: Option<AttrId>,
+    /// What is advertised now.
+    pub new: Option<AttrId>,
+}
+
+/// One path, for showing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathInfo {
+    /// Its attributes.
+    pub attr: AttrId,
+    /// Its source.
+    pub source: SourceId,
+    /// Why it was rejected; `None` if it was not.
+    pub rejected: Option<RejectReason>,
+    /// Whether it is kept from a lost session.
+    pub stale: bool,
+    /// At which step of the decision it lost; `None` for the best and for rejected ones.
+    pub lost: Option<Step>,
+    /// Whether it is the best.
+    pub best: bool,
+}
+
+/// The table of one family.
+#[derive(Debug)]
+pub struct Table<A> {
+    nets: Vec<Net<A>>,
+    free_net: u32,
+    paths: Vec<Path>,
+    free_path: u32,
+    index: HashTable<u32>,
+    hasher: RandomState,
+    dirty: Vec<u32>,
+    held: Vec<Held>,
+    advertised: usize,
+    path_count: usize,
+}
+
+impl<A: Address> Table<A> {
+    /// An empty table; peers choose the prefixes, so the hasher should be seeded at random.
+    pub fn new(hasher: RandomState) -> Table<A> {
+        Table {
+            nets: Vec::new(),
+            free_net: NONE,
+            paths: Vec::new(),
+            free_path: NONE,
+            index: HashTable::new(),
+            hasher,
+            dirty: Vec::new(),
+            held: Vec::new(),
+            advertised: 0,
+            path_count: 0,
+        }
+    }
+
+    /// Takes a path into the Adj-RIB-In of `source`, in place of an earlier one with this prefix and path id.
+    /// The verdict is 0 for an accepted path, else [`RejectReason::code`].
+    pub fn announce(
+        &mut self,
+        store: &mut Store,
+        source: SourceId,
+        (addr, len, path_id): (A, u8, u32),
+        attr: AttrId,
+        verdict: u8,
+    ) {
+        let net = self.net(addr, len);
+        if self.held.len() <= source.index() {
+            self.held.resize(source.index() + 1, Held::default());
+        }
+        let held = &mut self.held[source.index()];
+        let mut at = self.nets[net as usize].head;
+        while at != NONE {
+            let path = &mut self.paths[at as usize];
+            if path.source == source && path.path_id == path_id {
+                if path.stale {
+                    held.stale -= 1;
+                    path.stale = false;
+                } else if path.attr == attr && path.verdict == verdict {
+                    return;
+                }
+                held.by_verdict[usize::from(path.verdict)] -= 1;
+                held.by_verdict[usize::from(verdict)] += 1;
+                store.acquire(attr);
+                store.release(path.attr);
+                path.attr = attr;
+                path.verdict = verdict;
+                return self.mark(net);
+            }
+            at = path.next;
+        }
+        store.acquire(attr);
+        held.paths += 1;
+        held.by_verdict[usize::from(verdict)] += 1;
+        let path = Path {
+            net,
+            next: self.nets[net as usize].head,
+            attr,
+            before: NONE,
+            after: held.first,
+            path_id,
+            source,
+            verdict,
+            stale: false,
+        };
+        let i = if self.free_path == NONE {
+            self.paths.push(path);
+            (self.paths.len() - 1) as u32
+        } else {
+            let i = self.free_path;
+            self.free_path = self.paths[i as usize].next;
+            self.paths[i as usize] = path;
+            i
+        };
+        if held.first != NONE {
+            self.paths[held.first as usize].before = i;
+        }
+        held.first = i;
+        self.nets[net as usize].head = i;
+        self.path_count += 1;
+        self.mark(net);
+    }
+
+    /// Removes a path of `source`; returns whether there was one.
+    pub fn withdraw(
+        &mut self,
+        store: &mut Store,
+        source: SourceId,
+        (addr, len, path_id): (A, u8, u32),
+    ) -> bool {
+        let Some(net) = self.find(addr, len) else { return false };
+        let mut at = self.nets[net as usize].head;
+        while at != NONE {
+            let path = &self.paths[at as usize];
+            if path.source == source && path.path_id == path_id {
+                self.remove(store, at);
+                return true;
+            }
+            at = path.next;
+        }
+        false
+    }
+
+    fn find(&self, addr: A, len: u8) -> Option<u32> {
+        let hash = self.hasher.hash_one((addr, len));
+        let same = |i: &u32| {
+            let net = &self.nets[*i as usize];
+            net.addr == addr && net.len == len
+        };
+        self.index.find(hash, same).copied()
+    }
+
+    fn net(&mut self, addr: A, len: u8) -> u32 {
+        let hash = self.hasher.hash_one((addr, len));
+        let (nets, hasher) = (&self.nets, &self.hasher);
+        let entry = self.index.entry(
+            hash,
+            |i| nets[*i as usize].addr == addr && nets[*i as usize].len == len,
+            |i| hasher.hash_one((nets[*i as usize].addr, nets[*i as usize].len)),
+        );
+        match entry {
+            hashbrown::hash_table::Entry::Occupied(at) => *at.get(),
+            hashbrown::hash_table::Entry::Vacant(at) => {
+                let net = Net { addr, head: NONE, advertised: AttrId::NONE, len, dirty: false };
+                let i = if self.free_net == NONE { self.nets.len() as u32 } else { self.free_net };
+                at.insert(i);
+                if self.free_net == NONE {
+                    self.nets.push(net);
+                } else {
+                    self.free_net = self.nets[i as usize].head;
+                    self.nets[i as usize] = net;
+                }
+                i
+            }
+        }
+    }
+
+    fn mark(&mut self, net: u32) {
+        let entry = &mut self.nets[net as usize];
+        if !entry.dirty {
+            entry.dirty = true;
+            self.dirty.push(net);
+        }
+    }
+
+    fn remove(&mut self, store: &mut Store, i: u32) {
+        let path = self.paths[i as usize];
+        let held = &mut self.held[path.source.index()];
+        held.paths -= 1;
+        held.by_verdict[usize::from(path.verdict)] -= 1;
+        held.stale -= u32::from(path.stale);
+        match path.before {
+            NONE => held.first = path.after,
+            before => self.paths[before as usize].after = path.after,
+        }
+        if path.after != NONE {
+            self.paths[path.after as usize].before = path.before;
+        }
+        let head = &mut self.nets[path.net as usize].head;
+        if *head == i {
+            *head = path.next;
+        } else {
+            let mut at = *head;
+            while self.paths[at as usize].next != i {
+                at = self.paths[at as usize].next;
+            }
+            self.paths[at as usize].next = path.next;
+        }
+        store.release(path.attr);
+        self.paths[i as usize].next = self.free_path;
+        self.free_path = i;
+        self.path_count -= 1;
+        self.mark(path.net);
+    }
+
+    /// What is held from a source.
+    pub fn held(&self, source: SourceId) -> Held {
+        self.held.get(source.index()).copied().unwrap_or_default()
+    }
+
+    /// Marks every path of a source as kept from a lost session.
+    pub fn mark_stale(&mut self, source: SourceId) {
+        let mut at = self.held(source).first;
+        while at != NONE {
+            let path = &mut self.paths[at as usize];
+            if !path.stale {
+                path.stale = true;
+                self.held[source.index()].stale += 1;
+            }
+            let (net, alone) = (path.net, path.next == NONE);
+            at = path.after;
+            if !alone || self.paths[self.nets[net as usize].head as usize].next != NONE {
+                self.mark(net);
+            }
+        }
+    }
+
+    /// Removes every path of a source, or only its stale ones.
+    pub fn purge(&mut self, store: &mut Store, source: SourceId, only_stale: bool) {
+        let held = self.held(source);
+        if only_stale && held.stale == 0 {
+            return;
+        }
+        let mut at = held.first;
+        while at != NONE {
+            let path = self.paths[at as usize];
+            if path.stale || !only_stale {
+                self.remove(store, at);
+            }
+            at = path.after;
+        }
+    }
+
+    /// Judges every path of a source again: `judge` gives the new verdict for a prefix and its attributes.
+    pub fn revise(&mut self, store: &Store, source: SourceId, judge: impl Fn(A, u8, AttrId, &Store) -> u8) {
+        let mut at = self.held(source).first;
+        while at != NONE {
+            let path = self.paths[at as usize];
+            let net = &self.nets[path.net as usize];
+            let verdict = judge(net.addr, net.len, path.attr, store);
+            if verdict != path.verdict {
+                let held = &mut self.held[source.index()];
+                held.by_verdict[usize::from(path.verdict)] -= 1;
+                held.by_verdict[usize::from(verdict)] += 1;
+                self.paths[at as usize].verdict = verdict;
+                self.mark(path.net);
+            }
+            at = path.after;
+        }
+    }
+
+    /// Every prefix of a source with its attributes and verdict.
+    pub fn of_source(&self, source: SourceId) -> impl Iterator<Item = (A, u8, u32, AttrId, u8)> + '_ {
+        let mut at = self.held(source).first;
+        std::iter::from_fn(move || {
+            let path = self.paths.get(at as usize)?;
+            at = path.after;
+            let net = &self.nets[path.net as usize];
+            Some((net.addr, net.len, path.path_id, path.attr, path.verdict))
+        })
+    }
+
+    /// Whether a prefix waits for [`Table::flush`].
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Decides every marked prefix anew and hands each change to `emit`, while both its sets are still held.
+    pub fn flush(&mut self, store: &mut Store, sources: &Sources, mut emit: impl FnMut(&Store, Change<A>)) {
+        let mut lost = Vec::new();
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for i in dirty.drain(..) {
+            let net = self.nets[i as usize];
+            let new = self.best(net.head, store, sources, &mut lost).unwrap_or(AttrId::NONE);
+            let entry = &mut self.nets[i as usize];
+            entry.dirty = false;
+            if new != net.advertised {
+                entry.advertised = new;
+                let (new, old) = (new.some(), net.advertised.some());
+                if let Some(new) = new {
+                    store.acquire(new);
+                    self.count_advertised(store, new, true);
+                }
+                emit(store, Change { addr: net.addr, len: net.len, old, new });
+                if let Some(old) = old {
+                    self.count_advertised(store, old, false);
+                    store.release(old);
+                }
+            }
+            let entry = &self.nets[i as usize];
+            if entry.head == NONE && entry.advertised == AttrId::NONE {
+                self.drop_net(i);
+            }
+        }
+        self.dirty = dirty;
+        if self.dirty.capacity() > 1 << 16 {
+            self.dirty = Vec::new();
+        }
+    }
+
+    fn count_advertised(&mut self, store: &Store, attr: AttrId, up: bool) {
+        let Some(source) = store.source(attr) else { return };
+        let held = &mut self.held[source.index()];
+        if up {
+            held.advertised += 1;
+            self.advertised += 1;
+        } else {
+            held.advertised -= 1;
+            self.advertised -= 1;
+        }
+    }
+
+    fn drop_net(&mut self, i: u32) {
+        let net = self.nets[i as usize];
+        let hash = self.hasher.hash_one((net.addr, net.len));
+        if let Ok(entry) = self.index.find_entry(hash, |j| *j == i) {
+            entry.remove();
+        }
+        self.nets[i as usize].len = 0;
+        self.nets[i as usize].head = self.free_net;
+        self.free_net = i;
+    }
+
+    fn best(
+        &self,
+        head: u32,
+        store: &Store,
+        sources: &Sources,
+        lost: &mut Vec<Option<Step>>,
+    ) -> Option<AttrId> {
+        let first = self.paths.get(head as usize)?;
+        if first.next == NONE {
+            return (first.verdict == 0).then_some(first.attr);
+        }
+        let chain: Vec<&Path> = self.chain(head).filter(|p| p.verdict == 0).collect();
+        let candidates: Vec<Candidate<'_>> =
+            chain.iter().filter_map(|p| candidate(p, store, sources)).collect();
+        Some(chain.get(decide(&candidates, lost)?)?.attr)
+    }
+
+    fn chain(&self, head: u32) -> impl Iterator<Item = &Path> {
+        let mut at = head;
+        std::iter::from_fn(move || {
+            let path = self.paths.get(at as usize)?;
+            at = path.next;
+            Some(path)
+        })
+    }
+
+    /// What the last flush advertised for a prefix.
+    pub fn advertised(&self, addr: A, len: u8) -> Option<AttrId> {
+        self.nets[self.find(addr, len)? as usize].advertised.some()
+    }
+
+    /// Up to `count` entries from number `from`: every advertised prefix among them goes to `each`. Returns where
+    /// to go on, `None` at the end. Prefixes that change meanwhile may be left out; the log has them.
+    pub fn scan(&self, from: usize, count: usize, mut each: impl FnMut(A, u8, AttrId)) -> Option<usize> {
+        let to = self.nets.len().min(from + count);
+        for net in self.nets.get(from..to)? {
+            if let Some(attr) = net.advertised.some() {
+                each(net.addr, net.len, attr);
+            }
+        }
+        (to < self.nets.len()).then_some(to)
+    }
+
+    /// All paths of a prefix as the decision sees them now.
+    pub fn explain(&self, addr: A, len: u8, store: &Store, sources: &Sources) -> Vec<PathInfo> {
+        match self.find(addr, len) {
+            Some(i) => self.explain_net(i, store, sources),
+            None => Vec::new(),
+        }
+    }
+
+    fn explain_net(&self, i: u32, store: &Store, sources: &Sources) -> Vec<PathInfo> {
+        let mut infos: Vec<PathInfo> = self
+            .chain(self.nets[i as usize].head)
+            .map(|p| PathInfo {
+                attr: p.attr,
+                source: p.source,
+                rejected: RejectReason::from_code(p.verdict),
+                stale: p.stale,
+                lost: None,
+                best: false,
+            })
+            .collect();
+        let chain = self.chain(self.nets[i as usize].head).filter(|p| p.verdict == 0);
+        let candidates: Vec<Candidate<'_>> = chain.filter_map(|p| candidate(p, store, sources)).collect();
+        let mut lost = Vec::new();
+        if decide(&candidates, &mut lost).is_some() {
+            for (info, lost) in infos.iter_mut().filter(|i| i.rejected.is_none()).zip(lost) {
+                info.lost = lost;
+                info.best = lost.is_none();
+            }
+        }
+        infos
+    }
+
+    /// Every prefix that has a path or is still advertised, in no order.
+    pub fn prefixes(&self) -> impl Iterator<Item = (A, u8)> + '_ {
+        self.index.iter().map(|i| (self.nets[*i as usize].addr, self.nets[*i as usize].len))
+    }
+
+    /// How many prefixes are advertised.
+    pub fn advertised_count(&self) -> usize {
+        self.advertised
+    }
+
+    /// How many paths are held.
+    pub fn path_count(&self) -> usize {
+        self.path_count
+    }
+}
+
+fn candidate<'a>(path: &Path, store: &'a Store, sources: &Sources) -> Option<Candidate<'a>> {
+    let source = sources.get(path.source)?;
+    Some(Candidate {
+        attributes: store.get(path.attr)?,
+        local: source.is_local(),
+        stale: path.stale,
+        peer_address: source.address,
+        path_id: path.path_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::{Attributes, Own};
+    use crate::types::{Family, PeerKey};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    /// The table, and beside it the same in maps, decided by looking at everything.
+    struct Pair {
+        table: Table<u32>,
+        store: Store,
+        sources: Sources,
+        sets: Vec<Vec<AttrId>>,
+        naive: BTreeMap<(u32, u8), BTreeMap<(u16, u32), (AttrId, u8, bool)>>,
+        told: BTreeMap<(u32, u8), AttrId>,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            let own = Own { asn: 1, router_id: 9.into(), cluster_id: 9.into() };
+            let mut sources = Sources::new(own.router_id);
+            let mut store = Store::default();
+            let mut sets = Vec::new();
+            for s in 1..=4u16 {
+                let address = IpAddr::from([10, 0, 0, s as u8]);
+                let id = sources
+                    .add(PeerKey::Dynamic(address), address, u32::from(s).into(), true)
+                    .expect("there is room");
+                let mut of_source = Vec::new();
+                for pref in [100, 200] {
+                    let next_hop = Ipv4Addr::new(10, 0, 0, s as u8);
+                    let mut a = Attributes::originated(Family::Ipv4, next_hop, pref, &[], &own);
+                    a.originator = u32::from(5 - s).into();
+                    of_source.push(store.insert(id, u64::from(s), &[s as u8, pref as u8], a));
+                    store.acquire(*of_source.last().unwrap());
+                }
+                sets.push(of_source);
+            }
+            let (naive, told) = Default::default();
+            Pair { table: Table::new(RandomState::new()), store, sources, sets, naive, told }
+        }
+
+        fn flush(&mut self) {
+            let told = &mut self.told;
+            self.table.flush(&mut self.store, &self.sources, |_, c| {
+                assert_eq!(told.get(&(c.addr, c.len)).copied(), c.old);
+                assert_ne!(c.old, c.new);
+                match c.new {
+                    Some(new) => told.insert((c.addr, c.len), new),
+                    None => told.remove(&(c.addr, c.len)),
+                };
+            });
+        }
+
+        fn check(&self) {
+            let best: BTreeMap<(u32, u8), AttrId> = self
+                .naive
+                .iter()
+                .filter_map(|(prefix, paths)| {
+                    let paths: Vec<_> = paths.iter().filter(|(_, (_, verdict, _))| *verdict == 0).collect();
+                    let candidates: Vec<Candidate<'_>> = paths
+                        .iter()
+                        .map(|((source, path_id), (attr, _, stale))| Candidate {
+                            attributes: self.store.get(*attr).unwrap(),
+                            local: false,
+                            stale: *stale,
+                            peer_address: self.sources.get(SourceId(*source)).unwrap().address,
+                            path_id: *path_id,
+                        })
+                        .collect();
+                    Some((*prefix, paths[decide(&candidates, &mut Vec::new())?].1.0))
+                })
+                .collect();
+            assert_eq!(self.told, best);
+            let mut scanned = BTreeMap::new();
+            let mut from = Some(0);
+            while let Some(at) = from {
+                from = self.table.scan(at, 3, |a, l, attr| assert!(scanned.insert((a, l), attr).is_none()));
+            }
+            assert_eq!(scanned, best);
+            assert_eq!(self.table.advertised_count(), best.len());
+            assert_eq!(self.table.path_count(), self.naive.values().map(BTreeMap::len).sum::<usize>());
+            for s in 1..=4u16 {
+                let held = self.table.held(SourceId(s));
+                let of = || self.naive.values().flatten().filter(|((source, _), _)| *source == s);
+                assert_eq!(held.paths as usize, of().count());
+                assert_eq!(held.accepted() as usize, of().filter(|(_, p)| p.1 == 0).count());
+                assert_eq!(held.stale as usize, of().filter(|(_, p)| p.2).count());
+                assert_eq!(self.table.of_source(SourceId(s)).count(), of().count());
+                let advertised = best.values().filter(|a| self.store.source(**a) == Some(SourceId(s)));
+                assert_eq!(held.advertised as usize, advertised.count());
+            }
+        }
+
+        fn forget_empty(&mut self) {
+            self.naive.retain(|_, paths| !paths.is_empty());
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        Announce(u16, u32, u8, u32, usize, u8),
+        Withdraw(u16, u32, u8, u32),
+        Stale(u16),
+        Purge(u16, bool),
+        Revise(u16, u8),
+        Flush,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let source = 1..=4u16;
+        prop_oneof![
+            8 => (source.clone(), 0..6u32, 30..=32u8, 0..2u32, 0..2usize, 0..4u8)
+                .prop_map(|(s, a, l, id, set, v)| Op::Announce(s, a << 8, l, id, set, v.saturating_sub(2))),
+            4 => (source.clone(), 0..6u32, 30..=32u8, 0..2u32)
+                .prop_map(|(s, a, l, id)| Op::Withdraw(s, a << 8, l, id)),
+            1 => source.clone().prop_map(Op::Stale),
+            1 => (source.clone(), any::<bool>()).prop_map(|(s, b)| Op::Purge(s, b)),
+            1 => (source, 30..=32u8).prop_map(|(s, l)| Op::Revise(s, l)),
+            2 => Just(Op::Flush),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_a_naive_one(ops in proptest::collection::vec(op(), 1..120)) {
+            let mut p = Pair::new();
+            for op in ops {
+                match op {
+                    Op::Announce(s, addr, len, id, set, verdict) => {
+                        let attr = p.sets[usize::from(s) - 1][set];
+                        p.table.announce(&mut p.store, SourceId(s), (addr, len, id), attr, verdict);
+                        p.naive.entry((addr, len)).or_default().insert((s, id), (attr, verdict, false));
+                    }
+                    Op::Withdraw(s, addr, len, id) => {
+                        let was = p.naive.get_mut(&(addr, len)).and_then(|n| n.remove(&(s, id))).is_some();
+                        prop_assert_eq!(p.table.withdraw(&mut p.store, SourceId(s), (addr, len, id)), was);
+                    }
+                    Op::Stale(s) => {
+                        p.table.mark_stale(SourceId(s));
+                        let all = p.naive.values_mut().flatten();
+                        all.filter(|(k, _)| k.0 == s).for_each(|(_, path)| path.2 = true);
+                    }
+                    Op::Purge(s, only_stale) => {
+                        p.table.purge(&mut p.store, SourceId(s), only_stale);
+                        for n in p.naive.values_mut() {
+                            n.retain(|k, path| k.0 != s || (only_stale && !path.2));
+                        }
+                    }
+                    Op::Revise(s, reject_len) => {
+                        let judge = |len: u8| if len == reject_len { 3 } else { 0 };
+                        p.table.revise(&p.store, SourceId(s), |_, len, _, _| judge(len));
+                        for ((_, len), n) in &mut p.naive {
+                            n.iter_mut().filter(|(k, _)| k.0 == s).for_each(|(_, path)| path.1 = judge(*len));
+                        }
+                    }
+                    Op::Flush => {
+                        p.flush();
+                        p.forget_empty();
+                        p.check();
+                    }
+                }
+            }
+            p.flush();
+            p.forget_empty();
+            p.check();
+            for s in 1..=4 {
+                p.table.purge(&mut p.store, SourceId(s), false);
+            }
+            p.flush();
+            prop_assert_eq!(p.table.prefixes().count(), 0);
+        }
+    }
+}
