@@ -67,7 +67,9 @@ mod tests {
     fn sources_are_bounded() {
         let mut rates = Rates::new(10, 5);
         let source = |n: u32| IpAddr::from(n.to_be_bytes());
-        (0..20_000).for_each(|n| drop(rates.take(source(n), 0)));
+        (0..20_000).for_each(|n| {
+            let _ = rates.take(source(n), 0);
+        });
         assert_eq!(rates.buckets.len(), SOURCES);
         assert!(rates.take(source(99_999), 10_000).is_ok());
     }

@@ -85,6 +85,18 @@ reasons! {
     StateFileFailed "state-file-failed" Leaf 500
         "The leaf's state file could not be read or written."
         "Check free space and permissions of the state directory that the message names.";
+    ConfigDiffers "config-differs" Leaf 409
+        "The leaf's configuration file does not have what the enrollment asks for; the file was not changed."
+        "Edit the file that the message names, or run `routerctl enroll` without the flags that contradict it.";
+    DataplaneFailed "dataplane-failed" Leaf 500
+        "WireGuard, ipip, routes or filters could not be brought up on this host."
+        "The message says what the kernel refused; `routerctl status` shows which dataplane is used and why.";
+    SessionDown "session-down" Leaf 504
+        "The BGP session with the hub did not come up, or its routes did not come."
+        "Run `routerctl bgp peers` here and on the hub; the last error names the cause.";
+    ProbeFailed "probe-failed" Leaf 504
+        "A full-size packet through the tunnel to the hub was not answered."
+        "Look for a path MTU below 1280 or a firewall on the hub that drops ICMP on the overlay.";
     RequestMalformed "request-malformed" Hub 400
         "The request is not what the API expects; the message says where."
         "Use the same version of the software on leaf and hub.";
