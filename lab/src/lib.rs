@@ -15,15 +15,19 @@
 pub mod error;
 mod io;
 pub mod layout;
+pub mod matrix;
 pub mod report;
 pub mod state;
+pub mod trace;
 pub mod underlay;
 
 pub use error::LabError;
 pub use io::agent;
 pub use io::down::DownReport;
 pub use io::lab::{Lab, LabStatus, NodeStatus, ProcessStatus, STATE_BASE};
+pub use io::matrix::MatrixOptions;
 pub use io::run::Output;
 pub use io::up::UpOptions;
 pub use layout::LabName;
+pub use matrix::Matrix;
 pub use report::UpReport;

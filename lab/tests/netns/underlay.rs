@@ -1,10 +1,8 @@
 //! The networks under the fabric, on a real kernel, without the fabric. Needs root and the lab's programs.
 
-mod support;
-
+use crate::support::{Place, fails, ok, sh};
 use lab::layout::{Node, SITES, nodes};
 use lab::{Lab, LabError};
-use support::{Place, fails, ok, sh};
 
 const PING: &str = "ping -n -c 1 -W 2 -q";
 

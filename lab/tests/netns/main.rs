@@ -1,0 +1,5 @@
+//! The lab on a real kernel. Needs root and the programs that the lab runs.
+
+mod matrix;
+mod support;
+mod underlay;
