@@ -2,9 +2,10 @@
 //! with a configuration that has no `SAMEnrollmentPolicy` it is a plain route reflector, needs no rights and
 //! touches no interface.
 //!
-//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `http` and `status` (the
+//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `endpoints`, `http` and `status` (the
 //! administration socket).
 
+mod endpoints;
 mod http;
 mod hub;
 mod run;
