@@ -1,2 +1,61 @@
-//! (to be written)
-fn main() {}
+//! `fabric-leaf`: a site's router. It enrolls at the hub, brings up WireGuard and ipip, announces its clients'
+//! `/32`s over iBGP, installs everyone else's and captures local traffic for them.
+//!
+//! Reading order: `leaf` (the pure meeting point), `run` (who owns what), `membership` (admission, lease and
+//! claims), `enroll` (one enrollment, step by step), `converge` (from membership and best paths to the kernel),
+//! `settings`, `probe`, `http` and `status` (the administration socket).
+
+mod converge;
+mod enroll;
+mod http;
+mod leaf;
+mod membership;
+mod probe;
+mod run;
+mod settings;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use control::{Node, Paths};
+
+/// Leaf daemon: joins a site to the fabric.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example: fabric-leaf --root /tmp/leaf\nThen: routerctl --root /tmp/leaf enroll STRING"
+)]
+struct Arguments {
+    /// Puts /etc/fabric, /var/lib/fabric and /run/fabric below this directory
+    #[arg(long, env = "FABRIC_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Configuration file [default: /etc/fabric/leaf.yaml; none is needed before the enrollment]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FABRIC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+
+    let paths = Paths::below(arguments.root.as_deref());
+    let file = arguments.config.unwrap_or_else(|| paths.config(Node::Leaf));
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run::run(paths, file)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! From membership and best paths to speaker and kernel: one task that wishes, and never waits for what it wished.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bgp::io::{Neighbor, Speaker, SpeakerConfig};
+use bgp::view::BestPaths;
+use dataplane::io::{Dataplane, path_mtu};
+use dataplane::state::{PrivateKey, Wished};
+use enrollment::io::keys::NodeKeys;
+use enrollment::topology::Admission;
+use tokio::sync::watch;
+
+use crate::leaf::{self, Underlay};
+use crate::membership::{self, Membership};
+use crate::settings::Settings;
+
+/// How often the path to the hub is measured again.
+const MEASURE_EVERY: Duration = Duration::from_secs(600);
+
+/// The numbers of wishes: one counter for the whole daemon, so that a report says which wish it answers.
+#[derive(Clone)]
+pub struct Wishes {
+    dataplane: Dataplane,
+    last: Arc<AtomicU64>,
+}
+
+impl Wishes {
+    /// Wishes for this dataplane.
+    pub fn new(dataplane: Dataplane) -> Wishes {
+        Wishes { dataplane, last: Arc::default() }
+    }
+
+    /// Wishes, and returns the wish's number.
+    pub fn wish(&self, wished: Wished) -> u64 {
+        let generation = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.dataplane.wish(generation, wished);
+        generation
+    }
+
+    /// Waits until the kernel has a wish, or a later one.
+    pub async fn done(&self, generation: u64, limit: Duration) -> Result<(), String> {
+        let mut report = self.dataplane.report();
+        let done = report.wait_for(|r| r.generation >= generation && r.converged);
+        match tokio::time::timeout(limit, done).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err("the dataplane ended".into()),
+            Err(_) => {
+                let error = self.dataplane.report().borrow().last_error.clone();
+                Err(error.unwrap_or_else(|| format!("not applied within {limit:?}")))
+            }
+        }
+    }
+
+    /// The dataplane's reports.
+    pub fn report(&self) -> watch::Receiver<Arc<dataplane::view::Report>> {
+        self.dataplane.report()
+    }
+}
+
+/// What was wished last for an admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Current {
+    /// The number of the wish.
+    pub generation: u64,
+    /// The underlay that it was made for.
+    pub underlay: Underlay,
+    /// The generation of the best paths in it.
+    pub best_paths: u64,
+}
+
+/// The task's inputs and outputs.
+pub struct Converge {
+    /// What the hub granted.
+    pub membership: watch::Receiver<Membership>,
+    /// The leaf's configuration.
+    pub settings: watch::Receiver<Arc<Settings>>,
+    /// The leaf's keys; there once an admission is.
+    pub keys: watch::Receiver<Option<Arc<NodeKeys>>>,
+    /// Where wishes go.
+    pub wishes: Wishes,
+    /// The speaker, started with the first admission.
+    pub speaker: watch::Sender<Option<Speaker>>,
+    /// What was wished last.
+    pub current: watch::Sender<Option<Current>>,
+    /// The UDP port of WireGuard.
+    pub listen_port: u16,
+    /// The hold time that is offered to hubs, seconds.
+    pub hold_time_secs: u16,
+    /// Neighbours that the configuration names beside the hubs.
+    pub peers: Vec<config::Object<config::BgpPeer>>,
+}
+
+impl Converge {
+    /// Runs until the daemon stops.
+    pub async fn run(mut self) {
+        let mut best: Option<watch::Receiver<Arc<BestPaths>>> = None;
+        let mut underlay: Option<(SocketAddr, Underlay)> = None;
+        let mut router = None;
+        let mut measure = tokio::time::interval(MEASURE_EVERY);
+        loop {
+            let admission = self.membership.borrow_and_update().state.as_ref().map(|s| s.admission.clone());
+            let keys = self.keys.borrow_and_update().clone();
+            self.settings.mark_unchanged();
+            if let (Some(admission), Some(keys)) = (admission, keys) {
+                let endpoint = membership::endpoint(&admission);
+                if let Some(endpoint) = endpoint.filter(|e| underlay.is_none_or(|(to, _)| to != *e)) {
+                    underlay = Some((endpoint, measured(endpoint).await));
+                }
+                // An address that changed means another identity, and so another speaker.
+                if router != Some((admission.overlay, admission.topology.asn)) {
+                    best = self.start_speaker(&admission).await;
+                    router = best.as_ref().map(|_| (admission.overlay, admission.topology.asn));
+                }
+                if let (Some(best), Some((_, underlay))) = (&mut best, underlay) {
+                    let paths = best.borrow_and_update().clone();
+                    self.apply(&admission, &keys, &paths, underlay).await;
+                }
+            }
+            let paths_changed = async {
+                match &mut best {
+                    Some(best) => best.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.membership.changed() => if changed.is_err() { return },
+                changed = self.settings.changed() => if changed.is_err() { return },
+                changed = self.keys.changed() => if changed.is_err() { return },
+                alive = paths_changed => if !alive { best = None; router = None },
+                _ = measure.tick() => if let Some((to, old)) = &mut underlay { *old = measured(*to).await },
+            }
+        }
+    }
+
+    async fn start_speaker(&self, admission: &Admission) -> Option<watch::Receiver<Arc<BestPaths>>> {
+        let mut config = SpeakerConfig::new(admission.topology.asn, admission.overlay);
+        config.publish_best_paths = true;
+        config.hold_time_secs = self.hold_time_secs;
+        match Speaker::start(config, Vec::new()).await {
+            Ok(speaker) => {
+                let best = speaker.best_paths();
+                let former = self.speaker.send_replace(Some(speaker));
+                if let Some(former) = former {
+                    former.shutdown("the leaf has a new address").await;
+                }
+                Some(best)
+            }
+            Err(error) => {
+                tracing::error!("BGP: {error}");
+                None
+            }
+        }
+    }
+
+    async fn apply(&self, admission: &Admission, keys: &NodeKeys, paths: &BestPaths, underlay: Underlay) {
+        let speaker = self.speaker.borrow().clone();
+        if let Some(speaker) = speaker {
+            let mut all = neighbors(admission, self.hold_time_secs);
+            all.extend(self.peers.iter().map(|peer| configured(peer.name.as_str(), &peer.spec)));
+            speaker.set_neighbors(all).await;
+            speaker.originate(leaf::originated(admission)).await;
+        }
+        let key = PrivateKey::from_bytes(*keys.wireguard_private_key());
+        let capture = self.settings.borrow().capture.clone();
+        let wished = leaf::wished(admission, key, self.listen_port, paths, &capture, underlay);
+        let generation = self.wishes.wish(wished);
+        self.current.send_replace(Some(Current { generation, underlay, best_paths: paths.generation }));
+    }
+}
+
+/// The hubs, dialled from the leaf's own overlay address. Their routes outlive their silence (fail static).
+fn neighbors(admission: &Admission, hold_time_secs: u16) -> Vec<Neighbor> {
+    let keep = u32::try_from(admission.topology.fail_static_secs).unwrap_or(u32::MAX);
+    let dial = |hub: &enrollment::topology::HubNode| Neighbor {
+        local_address: Some(IpAddr::V4(admission.overlay)),
+        hold_time_secs,
+        fail_static_secs: keep,
+        ..Neighbor::new(hub.name.to_string(), IpAddr::V4(hub.overlay), admission.topology.asn)
+    };
+    admission.topology.hubs.iter().map(dial).collect()
+}
+
+/// A neighbour that the configuration names.
+fn configured(name: &str, peer: &config::BgpPeer) -> Neighbor {
+    Neighbor {
+        port: peer.port,
+        route_reflector_client: peer.route_reflector_client,
+        hold_time_secs: peer.hold_time_secs,
+        ..Neighbor::new(name, peer.address, peer.remote_asn)
+    }
+}
+
+async fn measured(endpoint: SocketAddr) -> Underlay {
+    let path_mtu = path_mtu(endpoint).await;
+    tracing::info!(%endpoint, path_mtu, "path to the hub measured");
+    Underlay { path_mtu, ipv6: endpoint.is_ipv6() }
+}

@@ -1,0 +1,317 @@
+//! One enrollment, step by step, each told with its time as it ends. It ends well only when the site works.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bgp::io::Speaker;
+use control::wire::{ApiError, EnrollProgress, EnrollStep, EnrollSummary};
+use dataplane::state::{Filter, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
+use enrollment::identity::SigningKey;
+use enrollment::invite::Invite;
+use enrollment::io::client::{self, HubApi};
+use enrollment::io::keys::NodeKeys;
+use enrollment::reason::{ReasonCode, Refusal};
+use enrollment::topology::Admission;
+use ipnet::Ipv4Net;
+use tokio::sync::{mpsc, watch};
+
+use crate::converge::{Current, Wishes};
+use crate::leaf::Underlay;
+use crate::membership::{Ask, Owner, prefer};
+use crate::settings::{self, Settings};
+
+/// MTU of the tunnel to the foyer: any path that can carry the fabric carries this.
+const FOYER_MTU: u16 = 1200;
+/// Longest time for the dataplane to have what was wished.
+const DATAPLANE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for the foyer's answer over all endpoints and attempts.
+const FOYER_LIMIT: Duration = Duration::from_secs(8);
+/// Longest wait for the session and its routes.
+const SESSION_LIMIT: Duration = Duration::from_secs(10);
+/// Longest wait for the probe's answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+
+/// What an enrollment works with, beside the membership that it makes.
+pub struct Enroller {
+    /// The state directory, where keys are made.
+    pub state: PathBuf,
+    /// The leaf's configuration file.
+    pub config_file: PathBuf,
+    /// Where wishes go.
+    pub wishes: Wishes,
+    /// The UDP port of WireGuard.
+    pub listen_port: u16,
+    /// The leaf's configuration as the daemon uses it.
+    pub settings: watch::Sender<Arc<Settings>>,
+    /// The leaf's keys as the daemon uses them.
+    pub keys: watch::Sender<Option<Arc<NodeKeys>>>,
+    /// The speaker, once there is one.
+    pub speaker: watch::Receiver<Option<Speaker>>,
+    /// What was wished last.
+    pub current: watch::Receiver<Option<Current>>,
+}
+
+/// Tells each step as it ends.
+struct Steps {
+    progress: mpsc::Sender<EnrollProgress>,
+    done: Vec<EnrollStep>,
+    started: Instant,
+    mark: Instant,
+}
+
+impl Steps {
+    async fn run<T>(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = Result<(T, String), Refusal>>,
+    ) -> Result<T, Refusal> {
+        let outcome = work.await;
+        let (ok, detail) = match &outcome {
+            Ok((_, detail)) => (true, detail.clone()),
+            Err(refusal) => (false, refusal.to_string()),
+        };
+        let ms = u64::try_from(self.mark.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.mark = Instant::now();
+        let step = EnrollStep { name: name.into(), ms, ok, detail };
+        self.done.push(step.clone());
+        // Nobody listens any more: the enrollment goes on all the same.
+        let _ = self.progress.send(EnrollProgress::Step(step)).await;
+        outcome.map(|(value, _)| value)
+    }
+}
+
+impl Enroller {
+    /// Enrolls, or finds that it was done before; tells every step and the end.
+    pub async fn enroll(&mut self, owner: &mut Owner, ask: Ask) {
+        let now = Instant::now();
+        let mut steps = Steps { progress: ask.progress.clone(), done: Vec::new(), started: now, mark: now };
+        let before = owner.admission();
+        let outcome = self.steps(owner, &ask, &mut steps).await;
+        let report = self.wishes.report().borrow().clone();
+        let after = owner.admission();
+        let summary = EnrollSummary {
+            ok: outcome.is_ok(),
+            changed: identity(&before) != identity(&after),
+            elapsed_ms: u64::try_from(steps.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            steps: steps.done,
+            overlay: after.map(|a| a.overlay),
+            dataplane: Some(report.dataplane.to_string()),
+            findings: report.findings.clone(),
+            reason: outcome.err().map(|refusal| api_error(&refusal)),
+        };
+        let _ = ask.progress.send(EnrollProgress::Done(summary)).await;
+    }
+
+    async fn steps(&mut self, owner: &mut Owner, ask: &Ask, steps: &mut Steps) -> Result<(), Refusal> {
+        let invite = steps.run("invite", async { self.invite(owner, ask) }).await?;
+        let admission = match (invite, owner.admission()) {
+            (Some(invite), _) => self.join(owner, ask, &invite, steps).await?,
+            (None, Some(admission)) => admission,
+            (None, None) => return Err(Refusal::of(ReasonCode::InviteMalformed)),
+        };
+        steps.run("session", self.session(&admission)).await?;
+        let current = steps.run("routes", self.routes(admission.overlay)).await?;
+        steps.run("overlay", self.overlay(owner, &admission)).await?;
+        steps.run("probe", probe(&admission, current.underlay)).await
+    }
+
+    /// The invite to use: none when the leaf is enrolled at that hub already, or none is given.
+    fn invite(&self, owner: &Owner, ask: &Ask) -> Result<(Option<Box<Invite>>, String), Refusal> {
+        let before = owner.admission();
+        let enrolled = |a: &Admission| format!("enrolled before as {} ({})", a.leaf, a.overlay);
+        let Some(text) = &ask.request.invite else {
+            let message = "this leaf is not enrolled: run `routerctl enroll` with an invite";
+            let admission = before.ok_or_else(|| Refusal::new(ReasonCode::InviteMalformed, message))?;
+            settings::adopt(&self.config_file, admission.leaf.as_str(), &ask.request)?;
+            return Ok((None, enrolled(&admission)));
+        };
+        let invite = Invite::decode(text.trim())?;
+        settings::adopt(&self.config_file, invite.site.as_str(), &ask.request)?;
+        let known = |a: &Admission| a.topology.hubs.iter().any(|h| h.signing_key == invite.hub_signing_key);
+        match before.filter(known) {
+            Some(admission) => Ok((None, enrolled(&admission))),
+            None => Ok((Some(Box::new(invite.clone())), format!("site {}, id {}", invite.site, invite.id))),
+        }
+    }
+
+    async fn join(
+        &mut self,
+        owner: &mut Owner,
+        ask: &Ask,
+        invite: &Invite,
+        steps: &mut Steps,
+    ) -> Result<Admission, Refusal> {
+        let keys = steps.run("keys", async { self.make_keys() }).await?;
+        let claims: Vec<Ipv4Addr> = ask.request.clients.clone();
+        let admission = steps.run("admission", self.admitted(invite, &keys, &claims)).await?;
+        owner.keys = Some(keys.clone());
+        self.keys.send_replace(Some(keys));
+        let config = settings::load(&self.config_file)
+            .map_err(|mistakes| Refusal::new(ReasonCode::ConfigDiffers, mistakes.to_string()))?;
+        self.settings.send_replace(Arc::new(Settings::of(&config)));
+        owner.accept(admission.clone())?;
+        Ok(admission)
+    }
+
+    fn make_keys(&self) -> Result<(Arc<NodeKeys>, String), Refusal> {
+        let keys = NodeKeys::load_or_create(&self.state)
+            .map_err(|e| Refusal::new(ReasonCode::KeyFileUnsafe, e.to_string()))?;
+        let shown = format!("WireGuard {}", keys.wireguard_key());
+        Ok((Arc::new(keys), shown))
+    }
+
+    /// Brings up the one-time tunnel and asks in the foyer, at each endpoint in turn until one answers.
+    async fn admitted(
+        &self,
+        invite: &Invite,
+        keys: &NodeKeys,
+        claims: &[Ipv4Addr],
+    ) -> Result<(Admission, String), Refusal> {
+        let api = HubApi::of_invite(invite);
+        let end = Instant::now() + FOYER_LIMIT;
+        let mut last = Refusal::of(ReasonCode::HubSilent);
+        while Instant::now() < end {
+            for &endpoint in &invite.hub_endpoints {
+                let generation = self.wishes.wish(foyer(invite, endpoint, self.listen_port));
+                self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
+                match client::enroll(&api, invite, keys, claims).await {
+                    Ok(mut admission) => {
+                        prefer(&mut admission, endpoint);
+                        let detail = format!("{} is {} by {endpoint}", admission.leaf, admission.overlay);
+                        return Ok((admission, detail));
+                    }
+                    Err(refusal) if refusal.code == ReasonCode::HubSilent => last = refusal,
+                    Err(refusal) => return Err(refusal),
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn session(&self, admission: &Admission) -> Result<((), String), Refusal> {
+        let up = async {
+            loop {
+                let speaker = self.speaker.borrow().clone();
+                if let Some(speaker) = speaker {
+                    let up: Vec<String> = speaker
+                        .peers()
+                        .await
+                        .into_iter()
+                        .filter(|p| p.state == "Established")
+                        .map(|p| format!("{} ({})", p.name, p.address))
+                        .collect();
+                    if !up.is_empty() {
+                        return up.join(", ");
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        match tokio::time::timeout(SESSION_LIMIT, up).await {
+            Ok(up) => Ok(((), format!("Established with {up}"))),
+            Err(_) => {
+                let hubs: Vec<String> =
+                    admission.topology.hubs.iter().map(|h| h.overlay.to_string()).collect();
+                let message = format!("no session with {} within {SESSION_LIMIT:?}", hubs.join(", "));
+                Err(Refusal::new(ReasonCode::SessionDown, message))
+            }
+        }
+    }
+
+    /// Waits for the hub's whole table, and for the kernel to have it.
+    async fn routes(&self, overlay: Ipv4Addr) -> Result<(Current, String), Refusal> {
+        let late = || {
+            let message = format!("the hub's routes for {overlay} did not come within {SESSION_LIMIT:?}");
+            Refusal::new(ReasonCode::SessionDown, message)
+        };
+        let speaker = self.speaker.borrow().clone().ok_or_else(late)?;
+        let mut best = speaker.best_paths();
+        let whole = best.wait_for(|paths| !paths.stale);
+        let generation = match tokio::time::timeout(SESSION_LIMIT, whole).await {
+            Ok(Ok(paths)) => paths.generation,
+            _ => return Err(late()),
+        };
+        let mut current = self.current.clone();
+        let wished = current.wait_for(|c| c.is_some_and(|c| c.best_paths >= generation));
+        let current = match tokio::time::timeout(SESSION_LIMIT, wished).await {
+            Ok(Ok(current)) => (*current).ok_or_else(late)?,
+            _ => return Err(late()),
+        };
+        self.wishes.done(current.generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
+        let report = self.wishes.report().borrow().clone();
+        let underlay = current.underlay.path_mtu;
+        Ok((current, format!("{} installed, path MTU {underlay}", report.routes_installed)))
+    }
+
+    /// The hub answers on the overlay, to the leaf's own key: the lasting tunnel works.
+    async fn overlay(&self, owner: &mut Owner, admission: &Admission) -> Result<((), String), Refusal> {
+        let silent = || Refusal::of(ReasonCode::HubSilent);
+        let api = HubApi::of_admission(admission).ok_or_else(silent)?;
+        let keys = owner.keys.clone().ok_or_else(silent)?;
+        let now = client::topology(&api, &keys, &owner.admission().ok_or_else(silent)?).await?;
+        let (left, claims) = (now.lease_left_secs, now.claims.len());
+        owner.accept(now)?;
+        Ok(((), format!("{} answers; {claims} claims, lease {left} s", api.address)))
+    }
+}
+
+/// An echo as large as the tunnel carries, to the hub and back.
+async fn probe(admission: &Admission, underlay: Underlay) -> Result<((), String), Refusal> {
+    let failed = |message: String| Refusal::new(ReasonCode::ProbeFailed, message);
+    let hub = admission.topology.hubs.first().ok_or_else(|| failed("the hub named no hub".into()))?.overlay;
+    let from = admission.overlay;
+    let size = dataplane::mtu::mtus(underlay.path_mtu, underlay.ipv6).wireguard;
+    let echo = tokio::task::spawn_blocking(move || crate::probe::echo(from, hub, size, PROBE_LIMIT));
+    match echo.await {
+        Ok(Ok(time)) => {
+            Ok(((), format!("{size} octets to {hub} and back in {:.1} ms", time.as_secs_f64() * 1e3)))
+        }
+        Ok(Err(error)) => Err(failed(format!("{size} octets to {hub}: {error}"))),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// The one-time tunnel: the invite's key, its foyer address, and nothing but the hub's foyer address behind it.
+fn foyer(invite: &Invite, endpoint: SocketAddr, listen_port: u16) -> Wished {
+    let hub = Ipv4Net::from(invite.foyer_hub);
+    let peer =
+        WireguardPeer { endpoint: Some(endpoint), allowed_ips: BTreeSet::from([hub]), keepalive_secs: 0 };
+    let wireguard = Wireguard {
+        private_key: PrivateKey::from_bytes(*invite.wireguard_private_key()),
+        listen_port,
+        addresses: BTreeSet::from([Ipv4Net::from(invite.foyer_address)]),
+        mtu: FOYER_MTU,
+        peers: BTreeMap::from([(PublicKey(invite.hub_wireguard_key.0), peer)]),
+    };
+    Wished {
+        wireguard: Some(wireguard),
+        tunnel: None,
+        routes: BTreeMap::from([(hub, Target::Wireguard)]),
+        captures: BTreeSet::new(),
+        filter: Filter { clamp: None, foyer: None },
+    }
+}
+
+fn dataplane_failed(message: String) -> Refusal {
+    Refusal::new(ReasonCode::DataplaneFailed, message)
+}
+
+/// What a second run must not change.
+fn identity(admission: &Option<Admission>) -> Option<(Ipv4Addr, Vec<Ipv4Addr>, SigningKey)> {
+    let a = admission.as_ref()?;
+    let hub = a.topology.hubs.first()?.signing_key;
+    Some((a.overlay, a.claims.keys().copied().collect(), hub))
+}
+
+/// A refusal as the administration socket shows it.
+pub fn api_error(refusal: &Refusal) -> ApiError {
+    ApiError {
+        code: refusal.code.as_str().into(),
+        message: refusal.message.clone(),
+        fix: Some(refusal.fix().into()),
+    }
+}

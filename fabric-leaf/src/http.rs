@@ -1,0 +1,155 @@
+//! The leaf's administration socket. Handlers translate; the owners decide.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use config::Kind;
+use control::server::Refusal;
+use control::wire::{
+    ConfigView, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus, ResourceView, RouteFilter,
+};
+use enrollment::view::ClaimView;
+use federation::view::EventView;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::membership::{Ask, unix_now};
+use crate::run::Leaf;
+use crate::{settings, status};
+
+/// Steps of an enrollment that may wait for a slow reader.
+const PROGRESS_QUEUE: usize = 64;
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Every route of the administration socket.
+pub fn router(leaf: Arc<Leaf>) -> Router {
+    Router::new()
+        .route("/v1/status", get(node_status))
+        .route("/v1/resources/{kind}", get(resources))
+        .route("/v1/config", get(configuration))
+        .route("/v1/bgp/peers", get(peers))
+        .route("/v1/bgp/routes", get(routes))
+        .route("/v1/bgp/rejected", get(rejected))
+        .route("/v1/claims", get(claims))
+        .route("/v1/enroll", post(enroll))
+        .route("/v1/events", get(events).post(emit))
+        .with_state(leaf)
+}
+
+async fn node_status(State(leaf): State<Arc<Leaf>>) -> Json<NodeStatus> {
+    Json(status::node(&leaf).await)
+}
+
+fn config(leaf: &Leaf) -> Result<config::Config, Refusal> {
+    let config = settings::load(&leaf.file).map_err(Refusal::internal)?;
+    Ok(config::Config::Leaf(Box::new(config)))
+}
+
+async fn resources(State(leaf): State<Arc<Leaf>>, Path(kind): Path<String>) -> Answer<Vec<ResourceView>> {
+    let kind =
+        Kind::from_name(&kind).ok_or_else(|| Refusal::not_found(format!("there is no Kind {kind}")))?;
+    Ok(Json(status::resources(&leaf, &config(&leaf)?, kind).await))
+}
+
+async fn configuration(State(leaf): State<Arc<Leaf>>) -> Answer<ConfigView> {
+    let config = config(&leaf)?;
+    let leaf_config = config.leaf();
+    Ok(Json(ConfigView {
+        file: leaf.file.display().to_string(),
+        effective: config.to_yaml(),
+        static_peers: leaf_config.map_or(0, |l| l.peers.len()),
+        static_claims: leaf_config.map_or(0, |l| l.client.spec.clients.len()),
+    }))
+}
+
+async fn peers(State(leaf): State<Arc<Leaf>>) -> Json<Vec<bgp::view::PeerView>> {
+    Json(status::peers(&leaf).await)
+}
+
+async fn routes(
+    State(leaf): State<Arc<Leaf>>,
+    Query(q): Query<RouteFilter>,
+) -> Answer<Vec<bgp::view::RouteView>> {
+    let query = control::server::route_query(q).map_err(Refusal::bad_request)?;
+    let speaker = leaf.speaker.borrow().clone();
+    Ok(Json(match speaker {
+        Some(speaker) => speaker.routes(query).await,
+        None => Vec::new(),
+    }))
+}
+
+async fn rejected(State(leaf): State<Arc<Leaf>>) -> Json<Vec<bgp::view::RejectedView>> {
+    let speaker = leaf.speaker.borrow().clone();
+    Json(match speaker {
+        Some(speaker) => speaker.rejected().await,
+        None => Vec::new(),
+    })
+}
+
+async fn claims(State(leaf): State<Arc<Leaf>>) -> Json<Vec<ClaimView>> {
+    let state = leaf.membership.borrow().state.clone();
+    let now = unix_now();
+    let claims = state.iter().flat_map(|s| {
+        s.admission.claims.iter().map(|(&address, claim)| ClaimView {
+            address,
+            owner: s.admission.leaf.clone(),
+            generation: claim.generation,
+            age_secs: now.saturating_sub(claim.since),
+        })
+    });
+    Json(claims.collect())
+}
+
+async fn enroll(State(leaf): State<Arc<Leaf>>, Json(request): Json<EnrollRequest>) -> Response {
+    let (progress, lines) = mpsc::channel(PROGRESS_QUEUE);
+    if leaf.asks.try_send(Ask { request, progress }).is_err() {
+        let message = "other enrollments of this leaf are under way; wait for them";
+        return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "hub-busy", message).into_response();
+    }
+    let lines = futures_util::stream::unfold(lines, |mut lines| async {
+        let line: EnrollProgress = lines.recv().await?;
+        let text = serde_json::to_string(&line).map(|text| Bytes::from(text + "\n"));
+        Some((text, lines))
+    });
+    Body::from_stream(lines).into_response()
+}
+
+async fn emit(State(leaf): State<Arc<Leaf>>, Json(event): Json<NewEvent>) -> Answer<EventAnswer> {
+    let source = match leaf.membership.borrow().state.as_ref() {
+        Some(state) => state.admission.leaf.to_string(),
+        None => return Err(Refusal::new(StatusCode::CONFLICT, "not-enrolled", "this leaf is not enrolled")),
+    };
+    let new = federation::io::NewEvent {
+        source_node: source,
+        event_type: event.event_type,
+        subject: event.subject,
+        payload: event.payload,
+        id: event.id,
+        expires_secs: event.expires_secs,
+    };
+    let emitted =
+        leaf.federation.emit(new).await.map_err(|error| {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.to_string())
+        })?;
+    Ok(Json(EventAnswer { id: emitted.id, outcome: emitted.outcome.as_str().into() }))
+}
+
+/// Narrows the list of events.
+#[derive(Debug, Deserialize)]
+struct EventQuery {
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn events(State(leaf): State<Arc<Leaf>>, Query(query): Query<EventQuery>) -> Answer<Vec<EventView>> {
+    let limit = query.limit.unwrap_or(100).min(10_000);
+    let found = leaf.federation.list(query.event_type.as_deref(), limit).await;
+    Ok(Json(found.map_err(|error| Refusal::bad_request(error.to_string()))?))
+}

@@ -1,0 +1,226 @@
+//! The owner of the leaf's membership: its admission, its lease and its claims at the hub. Every word to the hub
+//! is said here, one after the other, so that the request counter only grows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use control::wire::{EnrollProgress, EnrollRequest};
+use enrollment::io::client::{self, HubApi};
+use enrollment::io::keys::NodeKeys;
+use enrollment::io::leaf_state::LeafState;
+use enrollment::reason::{ReasonCode, Refusal};
+use enrollment::topology::Admission;
+use tokio::sync::{mpsc, watch};
+
+/// How often the leaf looks whether the hub's record is still what it knows, seconds.
+const REFRESH_SECS: u64 = 60;
+/// First and longest wait between attempts at a silent hub.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// What is known of the membership; published after each change.
+#[derive(Debug, Clone, Default)]
+pub struct Membership {
+    /// The last admission; none before the first enrollment.
+    pub state: Option<Arc<LeafState>>,
+    /// When the hub last answered in this run of the daemon.
+    pub answered: Option<Instant>,
+    /// Claims that the hub refuses, with the reason.
+    pub refused: BTreeMap<Ipv4Addr, Refusal>,
+    /// Why the last word to the hub failed; none when it did not.
+    pub last_error: Option<Refusal>,
+}
+
+impl Membership {
+    /// For how long the hub has not answered, seconds.
+    pub fn silent_secs(&self) -> Option<u64> {
+        match (self.answered, &self.state) {
+            (Some(at), _) => Some(at.elapsed().as_secs()),
+            (None, Some(state)) => Some(state.silent_secs(unix_now())),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Seconds since 1970 by the leaf's own clock; for elapsed time only.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// An enrollment that a person asked for.
+pub struct Ask {
+    /// What is asked.
+    pub request: EnrollRequest,
+    /// Where its steps are told.
+    pub progress: mpsc::Sender<EnrollProgress>,
+}
+
+/// The owner's state.
+pub struct Owner {
+    /// Where the admission is kept.
+    pub file: PathBuf,
+    /// The leaf's own keys; made by the first enrollment.
+    pub keys: Option<Arc<NodeKeys>>,
+    /// What is known; this owner alone writes it.
+    pub publish: watch::Sender<Membership>,
+    /// The clients that this leaf should own.
+    pub wished: watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>,
+    refresh_at: Instant,
+    retries: u32,
+}
+
+impl Owner {
+    /// An owner that goes on from the stored admission.
+    pub fn new(
+        file: PathBuf,
+        keys: Option<Arc<NodeKeys>>,
+        publish: watch::Sender<Membership>,
+        wished: watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>,
+    ) -> Owner {
+        Owner { file, keys, publish, wished, refresh_at: Instant::now(), retries: 0 }
+    }
+
+    /// Runs until the daemon stops.
+    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut enroller: crate::enroll::Enroller) {
+        loop {
+            tokio::select! {
+                ask = asks.recv() => match ask {
+                    Some(ask) => enroller.enroll(&mut self, ask).await,
+                    None => return,
+                },
+                changed = self.wished.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(self.refresh_at.into()) => {}
+            }
+            self.settle().await;
+        }
+    }
+
+    /// The present admission, unless it was revoked.
+    pub fn admission(&self) -> Option<Admission> {
+        self.publish.borrow().state.as_ref().filter(|s| !s.revoked).map(|s| s.admission.clone())
+    }
+
+    /// Stores and publishes the hub's answer. The endpoint that this leaf uses stays in use for as long as the hub
+    /// has it, wherever it stands in the hub's list: it is the one that was proved from here.
+    pub fn accept(&mut self, mut admission: Admission) -> Result<(), Refusal> {
+        if let Some(used) = self.publish.borrow().state.as_ref().and_then(|s| endpoint(&s.admission)) {
+            prefer(&mut admission, used);
+        }
+        let refresh = Duration::from_secs(REFRESH_SECS.min(admission.renew_after_secs.max(1)));
+        let state = LeafState { admission, answered_at: unix_now(), revoked: false };
+        state.save(&self.file)?;
+        self.retries = 0;
+        self.refresh_at = Instant::now() + spread(refresh);
+        self.publish.send_modify(|m| {
+            m.state = Some(Arc::new(state));
+            m.answered = Some(Instant::now());
+            m.last_error = None;
+        });
+        Ok(())
+    }
+
+    /// Brings the hub's record of this leaf to what it should be; what fails is tried again later.
+    async fn settle(&mut self) {
+        let (Some(admission), Some(keys)) = (self.admission(), self.keys.clone()) else {
+            self.refresh_at = Instant::now() + Duration::from_secs(REFRESH_SECS);
+            return;
+        };
+        let Some(api) = HubApi::of_admission(&admission) else { return };
+        if let Err(refusal) = self.settle_at(&api, &keys, admission).await {
+            self.failed(refusal);
+        }
+    }
+
+    async fn settle_at(&mut self, api: &HubApi, keys: &NodeKeys, mut now: Admission) -> Result<(), Refusal> {
+        if Instant::now() >= self.refresh_at {
+            let left = now.lease_left_secs.saturating_sub(self.publish.borrow().silent_secs().unwrap_or(0));
+            let due = left <= now.topology.lease_secs.saturating_sub(now.renew_after_secs);
+            now = match due {
+                true => client::renew(api, keys, &now).await?,
+                false => client::topology(api, keys, &now).await?,
+            };
+            // Refused claims are asked for again now and then: their owner may have let them go.
+            self.publish.send_modify(|m| m.refused.clear());
+            self.accept(now.clone())?;
+        }
+        let wished = self.wished.borrow_and_update().clone();
+        self.publish.send_if_modified(|m| {
+            let before = m.refused.len();
+            m.refused.retain(|address, _| wished.contains(address));
+            m.refused.len() != before
+        });
+        for &address in wished.iter() {
+            if now.claims.contains_key(&address) || self.publish.borrow().refused.contains_key(&address) {
+                continue;
+            }
+            match client::add_claim(api, keys, &now, address).await {
+                Ok(answer) => {
+                    now = answer;
+                    self.accept(now.clone())?;
+                }
+                Err(refusal) if refusal.address.is_some() => self.refuse(address, refusal),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        let unwished: Vec<_> =
+            now.claims.iter().filter(|(a, _)| !wished.contains(a)).map(|(&a, c)| (a, c.generation)).collect();
+        for (address, generation) in unwished {
+            now = client::release_claim(api, keys, &now, address, Some(generation)).await?;
+            self.accept(now.clone())?;
+        }
+        Ok(())
+    }
+
+    /// Remembers that the hub refuses a claim.
+    pub fn refuse(&mut self, address: Ipv4Addr, refusal: Refusal) {
+        tracing::warn!(%address, code = refusal.code.as_str(), "claim refused: {}", refusal.message);
+        self.publish.send_modify(|m| {
+            m.refused.insert(address, refusal);
+        });
+    }
+
+    /// A word to the hub failed: revocation is final, anything else is tried again with a growing wait.
+    fn failed(&mut self, refusal: Refusal) {
+        if refusal.code == ReasonCode::LeaseRevoked {
+            tracing::warn!("the hub revoked this leaf's lease: {}", refusal.message);
+            self.publish.send_modify(|m| {
+                if let Some(state) = &m.state {
+                    let revoked = LeafState { revoked: true, ..(**state).clone() };
+                    if let Err(error) = revoked.save(&self.file) {
+                        tracing::error!("{error}");
+                    }
+                    m.state = Some(Arc::new(revoked));
+                }
+            });
+        }
+        let wait = RETRY.0.saturating_mul(1 << self.retries.min(7)).min(RETRY.1);
+        self.retries = self.retries.saturating_add(1);
+        self.refresh_at = Instant::now() + spread(wait);
+        if self.publish.borrow().last_error.as_ref().is_none_or(|e| e.code != refusal.code) {
+            tracing::warn!(code = refusal.code.as_str(), "the hub: {}", refusal.message);
+        }
+        self.publish.send_modify(|m| m.last_error = Some(refusal));
+    }
+}
+
+/// Where the leaf reaches its hub.
+pub fn endpoint(admission: &Admission) -> Option<SocketAddr> {
+    admission.topology.hubs.first()?.endpoints.first().copied()
+}
+
+/// Puts an endpoint first at the hub that has it.
+pub fn prefer(admission: &mut Admission, used: SocketAddr) {
+    for hub in &mut admission.topology.hubs {
+        if let Some(place) = hub.endpoints.iter().position(|e| *e == used) {
+            hub.endpoints[..=place].rotate_right(1);
+        }
+    }
+}
+
+/// A time between three quarters and five quarters of `about`, so that a thousand leaves do not ask as one.
+fn spread(about: Duration) -> Duration {
+    let random = enrollment::io::keys::random::<1>().map_or(128, |[b]| b);
+    about.mul_f64(0.75 + f64::from(random) / 512.0)
+}

@@ -1,0 +1,192 @@
+//! Who owns what on a leaf: `membership` the admission, `federation` the clients, the speaker its routes, the
+//! dataplane the kernel. Facts flow one way: observed client → claim → admission → speaker and kernel.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bgp::io::Speaker;
+use control::daemon::{PidFile, stop_signal};
+use control::{Node, Paths};
+use dataplane::io::Dataplane;
+use enrollment::io::keys::NodeKeys;
+use enrollment::io::leaf_state::LeafState;
+use federation::io::Federation;
+use tokio::sync::{mpsc, watch};
+
+use crate::converge::{Converge, Wishes};
+use crate::enroll::Enroller;
+use crate::membership::{Ask, Membership, Owner};
+use crate::settings::{self, Settings};
+use crate::{http, leaf};
+
+/// Enrollments that may wait for one another.
+const ASK_QUEUE: usize = 4;
+
+/// A running leaf, as its administration socket sees it.
+pub struct Leaf {
+    /// Where its configuration comes from.
+    pub file: PathBuf,
+    /// When it started.
+    pub started: Instant,
+    /// Its membership.
+    pub membership: watch::Receiver<Membership>,
+    /// Its speaker, once it is enrolled.
+    pub speaker: watch::Receiver<Option<Speaker>>,
+    /// Its dataplane.
+    pub dataplane: Dataplane,
+    /// Its events and claims.
+    pub federation: Federation,
+    /// Where enrollments are asked for.
+    pub asks: mpsc::Sender<Ask>,
+}
+
+/// Why the leaf cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] settings::Unusable),
+    /// A file, directory or socket.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Keys, stored admission, events or dataplane.
+    #[error("{0}")]
+    Start(String),
+}
+
+fn start_error(error: impl std::fmt::Display) -> RunError {
+    RunError::Start(error.to_string())
+}
+
+/// Runs the leaf until it is told to stop.
+pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
+    let io = |what: String| move |error| RunError::Io { what, error };
+    let config = settings::load(&file)?;
+    paths.create().map_err(io(format!("creating {} and {}", paths.state.display(), paths.run.display())))?;
+    let socket = paths.socket(Node::Leaf);
+    let admin = control::server::listen(&socket).map_err(io(format!("listening on {}", socket.display())))?;
+    let _pid = PidFile::write(&paths.pid_file(Node::Leaf)).map_err(io("writing the pid file".into()))?;
+
+    let leaf = Arc::new(start(&paths, file, &config).await?);
+    tokio::spawn({
+        let routes = http::router(leaf.clone());
+        async move { axum::serve(admin, routes).await }
+    });
+    tracing::info!("running");
+    let signal = stop_signal().await.map_err(io("waiting for a signal".into()))?;
+    tracing::info!(signal, "stopping");
+    let speaker = leaf.speaker.borrow().clone();
+    if let Some(speaker) = speaker {
+        speaker.shutdown("the leaf is stopping").await;
+    }
+    leaf.dataplane.remove().await;
+    // A socket that is gone already is as good as removed.
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Leaf, RunError> {
+    let keys = NodeKeys::load(&paths.state).map_err(start_error)?.map(Arc::new);
+    let state = LeafState::load(&paths.leaf_state()).map_err(start_error)?.map(Arc::new);
+    let dataplane = Dataplane::start(settings::dataplane(config)).await.map_err(start_error)?;
+    let federation = Federation::open(&paths.federation(), &config.events).await.map_err(start_error)?;
+    let wishes = Wishes::new(dataplane.clone());
+    let port = config.wireguard.spec.listen_port;
+
+    let (settings, settings_seen) = watch::channel(Arc::new(Settings::of(config)));
+    let (keys_tell, keys_seen) = watch::channel(keys.clone());
+    let (membership_tell, membership) = watch::channel(Membership { state, ..Membership::default() });
+    let (speaker_tell, speaker) = watch::channel(None);
+    let (current_tell, current) = watch::channel(None);
+    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+
+    let wished = wished_claims(settings_seen.clone(), federation.claims());
+    tokio::spawn(captured(membership.clone(), speaker.clone(), federation.clone()));
+    let converge = Converge {
+        membership: membership.clone(),
+        settings: settings_seen,
+        keys: keys_seen,
+        wishes: wishes.clone(),
+        speaker: speaker_tell,
+        current: current_tell,
+        listen_port: port,
+        hold_time_secs: config.router.spec.hold_time_secs,
+        peers: config.peers.clone(),
+    };
+    tokio::spawn(converge.run());
+    let enroller = Enroller {
+        state: paths.state.clone(),
+        config_file: file.clone(),
+        wishes,
+        listen_port: port,
+        settings,
+        keys: keys_tell,
+        speaker: speaker.clone(),
+        current,
+    };
+    let owner = Owner::new(paths.leaf_state(), keys, membership_tell, wished);
+    tokio::spawn(owner.run(asked, enroller));
+    Ok(Leaf { file, started: Instant::now(), membership, speaker, dataplane, federation, asks })
+}
+
+/// The clients that this leaf should own: those of the file, and those that events tell of.
+fn wished_claims(
+    mut settings: watch::Receiver<Arc<Settings>>,
+    mut observed: watch::Receiver<Arc<federation::claims::ClaimedClients>>,
+) -> watch::Receiver<Arc<BTreeSet<Ipv4Addr>>> {
+    let both = |settings: &Settings, observed: &federation::claims::ClaimedClients| {
+        Arc::new(settings.clients.iter().copied().chain(observed.addresses()).collect::<BTreeSet<_>>())
+    };
+    let (tell, wished) = watch::channel(both(&settings.borrow(), &observed.borrow()));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                changed = settings.changed() => if changed.is_err() { return },
+                changed = observed.changed() => if changed.is_err() { return },
+            }
+            let now = both(&settings.borrow_and_update(), &observed.borrow_and_update());
+            tell.send_if_modified(|before| {
+                let differs = *before != now;
+                *before = now.clone();
+                differs
+            });
+        }
+    });
+    wished
+}
+
+/// Tells the federation which addresses this leaf captures: those are never its own clients (no feedback loop).
+async fn captured(
+    membership: watch::Receiver<Membership>,
+    mut speaker: watch::Receiver<Option<Speaker>>,
+    federation: Federation,
+) {
+    loop {
+        let now = speaker.borrow_and_update().clone();
+        if let Some(now) = now {
+            let mut best = now.best_paths();
+            loop {
+                let paths = best.borrow_and_update().clone();
+                let state = membership.borrow().state.clone();
+                if let Some(state) = state {
+                    let remote = leaf::remote_clients(&state.admission, &paths).into_keys().collect();
+                    federation.set_captured(remote).await;
+                }
+                tokio::select! {
+                    changed = best.changed() => if changed.is_err() { break },
+                    changed = speaker.changed() => if changed.is_err() { return } else { break },
+                }
+            }
+        } else if speaker.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What the leaf says of itself: derived on request from the owners' views, stored nowhere.
+
+use bgp::view::PeerView;
+use config::Kind;
+use control::wire::{BgpSummary, NodeStatus, ResourceView};
+use enrollment::view::{ClientPhase, ClientView};
+use serde_json::json;
+
+use crate::enroll::api_error;
+use crate::membership::Membership;
+use crate::run::Leaf;
+
+/// A hub counts as silent when it has not answered for two refreshes and no session with it is up, seconds.
+const SILENT_SECS: u64 = 150;
+
+/// The whole leaf at a glance.
+pub async fn node(leaf: &Leaf) -> NodeStatus {
+    let membership = leaf.membership.borrow().clone();
+    let peers = peers(leaf).await;
+    let bgp = summary(&peers);
+    let report = (**leaf.dataplane.report().borrow()).clone();
+    let client = client(&membership, bgp.established > 0);
+    let mut why = Vec::new();
+    if client.phase != ClientPhase::Ready {
+        why.push(client.message.clone().unwrap_or_else(|| client.phase_text.clone()));
+    }
+    if membership.state.is_some() {
+        if bgp.established == 0 {
+            why.push("no BGP session is established".into());
+        }
+        if !report.converged {
+            why.push(
+                report.last_error.clone().unwrap_or_else(|| "the dataplane has not converged yet".into()),
+            );
+        }
+    }
+    why.extend(membership.refused.iter().map(|(address, refusal)| format!("claim {address}: {refusal}")));
+    let phase = match (client.phase, why.is_empty()) {
+        (ClientPhase::Ready, true) => "Ready".into(),
+        (ClientPhase::Ready, false) => "Degraded".into(),
+        (phase, _) => format!("{phase:?}"),
+    };
+    NodeStatus {
+        role: "leaf".into(),
+        name: client.leaf.as_ref().map_or_else(|| "leaf".into(), ToString::to_string),
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime_secs: leaf.started.elapsed().as_secs(),
+        phase,
+        why,
+        overlay: client.overlay,
+        claims: client.claims.clone(),
+        enrollment: Some(client),
+        dataplane: Some(report),
+        bgp,
+        refused: membership.refused.iter().map(|(&a, refusal)| (a, api_error(refusal))).collect(),
+        leaves: 0,
+    }
+}
+
+/// The enrollment as the leaf sees it. A session with the hub is as good an answer as one of its API.
+fn client(membership: &Membership, session_up: bool) -> ClientView {
+    let silent = if session_up { Some(0) } else { membership.silent_secs() };
+    let admission = membership.state.as_ref().map(|s| &s.admission);
+    let revoked = membership.state.as_ref().is_some_and(|s| s.revoked);
+    let phase = ClientPhase::of(admission, revoked, silent.unwrap_or(0), SILENT_SECS);
+    let mut view = ClientView::of(admission, phase, silent);
+    if let Some(error) = membership.last_error.as_ref().filter(|_| phase != ClientPhase::Ready) {
+        view.reason = Some(error.code);
+        view.message = Some(error.message.clone());
+    }
+    view.clock_ahead_secs = membership.state.as_ref().map(|s| {
+        let ahead = i128::from(s.answered_at) - i128::from(s.admission.hub_time);
+        i64::try_from(ahead).unwrap_or(i64::MAX)
+    });
+    if membership.state.is_none() {
+        view.message = Some("not enrolled: run `routerctl enroll STRING`".into());
+    }
+    view
+}
+
+/// The sessions; none before the enrollment.
+pub async fn peers(leaf: &Leaf) -> Vec<PeerView> {
+    let speaker = leaf.speaker.borrow().clone();
+    match speaker {
+        Some(speaker) => speaker.peers().await,
+        None => Vec::new(),
+    }
+}
+
+fn summary(peers: &[PeerView]) -> BgpSummary {
+    BgpSummary {
+        established: peers.iter().filter(|p| p.state == "Established").count(),
+        peers: peers.len(),
+        accepted: peers.iter().map(|p| p.prefixes_accepted).sum(),
+        rejected: peers.iter().map(|p| p.prefixes_rejected).sum(),
+    }
+}
+
+/// The configured resources of one Kind, each with what became of it.
+pub async fn resources(leaf: &Leaf, config: &config::Config, kind: Kind) -> Vec<ResourceView> {
+    let mut views = Vec::new();
+    for resource in config.effective().into_iter().filter(|r| r.kind == kind) {
+        let status = status_of(leaf, kind, resource.name.as_str()).await;
+        views.extend(ResourceView::of(&resource, status));
+    }
+    views
+}
+
+async fn status_of(leaf: &Leaf, kind: Kind, name: &str) -> serde_json::Value {
+    match kind {
+        Kind::SamEnrollmentClient => {
+            let node = node(leaf).await;
+            let mut status = json!(node.enrollment);
+            if let Some(status) = status.as_object_mut() {
+                // The site is ready when everything is, not when the hub has answered alone.
+                status.insert("phase".into(), json!(node.phase));
+                status.insert("why".into(), json!(node.why));
+                status.insert("refused".into(), json!(node.refused));
+            }
+            status
+        }
+        Kind::BgpRouter => {
+            let speaker = leaf.speaker.borrow().clone();
+            match speaker {
+                Some(speaker) => json!(speaker.summary().await),
+                None => serde_json::Value::Null,
+            }
+        }
+        Kind::BgpPeer => json!(peers(leaf).await.into_iter().find(|p| p.name == name)),
+        Kind::WireGuardInterface => json!((**leaf.dataplane.report().borrow()).clone()),
+        Kind::EventGroup => json!(leaf.federation.status().await),
+        Kind::BgpDynamicPeer | Kind::SamEnrollmentPolicy => serde_json::Value::Null,
+    }
+}
