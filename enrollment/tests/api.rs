@@ -206,6 +206,8 @@ async fn codes_of_leaves(seen: &mut BTreeSet<ReasonCode>) {
     note(client::renew(&elsewhere, &a, &aws).await.unwrap_err(), ReasonCode::SourceForbidden);
     let quarantined = HubApi { bind: Some(ip("127.10.15.2").into()), ..api.clone() };
     note(client::renew(&quarantined, &a, &aws).await.unwrap_err(), ReasonCode::SourceForbidden);
+    // From the foyer not even the question whether a leaf exists is answered.
+    note(client::renew(&quarantined, &a, &nobody).await.unwrap_err(), ReasonCode::SourceForbidden);
 
     let challenge = hub.challenge(aws.overlay).await;
     let request = RenewRequest { head: head(&aws.leaf, hub.keys.signing_key(), challenge, 0) };
