@@ -111,3 +111,122 @@ pub fn originated(admission: &Admission) -> Vec<bgp::io::Originated> {
         |&client: &Ipv4Addr| bgp::io::Originated::new(Prefix::host(IpAddr::V4(client)), admission.overlay);
     admission.claims.keys().map(announce).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bgp::view::BestPath;
+    use enrollment::claim::Claim;
+    use enrollment::identity::{InviteId, SigningKey, WireguardKey};
+    use enrollment::topology::{HubNode, Topology};
+    use proptest::prelude::*;
+
+    fn admission(own: &[Ipv4Addr]) -> Admission {
+        let hub = HubNode {
+            name: "hub".parse().unwrap(),
+            overlay: Ipv4Addr::new(10, 255, 0, 1),
+            wireguard_key: WireguardKey([1; 32]),
+            signing_key: SigningKey([2; 32]),
+            endpoints: vec!["203.0.113.5:51820".parse().unwrap()],
+            api_port: 8443,
+        };
+        let topology = Topology {
+            generation: 1,
+            overlay_prefix: "10.255.0.0/20".parse().unwrap(),
+            asn: 64512,
+            lease_secs: 86_400,
+            fail_static_secs: 43_200,
+            hubs: vec![hub],
+        };
+        Admission {
+            leaf: "aws".parse().unwrap(),
+            invite: InviteId([0; 8]),
+            overlay: Ipv4Addr::new(10, 255, 0, 2),
+            wireguard_key: WireguardKey([3; 32]),
+            claims: own.iter().map(|&a| (a, Claim { generation: 1, since: 0 })).collect(),
+            permitted: Vec::new(),
+            max_claims: 8,
+            counter: 0,
+            lease_left_secs: 86_400,
+            renew_after_secs: 28_800,
+            valid_until: 0,
+            hub_time: 0,
+            topology,
+        }
+    }
+
+    fn path(next_hop: Ipv4Addr) -> BestPath {
+        BestPath {
+            next_hop: next_hop.into(),
+            originator: next_hop,
+            communities: Vec::new().into(),
+            local_pref: 100,
+            local: false,
+            stale: false,
+        }
+    }
+
+    /// An address near the interesting ones: clients, own clients, the overlay, the underlay.
+    fn address() -> impl Strategy<Value = Ipv4Addr> {
+        let bases = [[10, 81, 10, 0], [10, 82, 10, 0], [10, 255, 0, 0], [10, 255, 15, 0], [203, 0, 113, 0]];
+        (prop::sample::select(bases.to_vec()), 0u8..8).prop_map(|([a, b, c, _], d)| Ipv4Addr::new(a, b, c, d))
+    }
+
+    proptest! {
+        /// Whatever BGP says: client addresses stay out of AllowedIPs, every captured address has a route to its
+        /// owner, nothing of the overlay, of the leaf itself or of its own clients is routed away or captured.
+        #[test]
+        fn allowed_ips_routes_and_captures_agree(
+            own in prop::collection::vec(address(), 0..3),
+            learned in prop::collection::btree_map((address(), 24u8..=32), address(), 0..12),
+        ) {
+            let admission = admission(&own);
+            let routes = learned.iter().filter_map(|(&(a, len), &owner)| {
+                Some((Prefix::new(a.into(), len)?, path(owner)))
+            });
+            let best = BestPaths { generation: 1, routes: routes.collect(), stale: false };
+            let capture = CaptureKind::ProxyArp("eth0".into());
+            let underlay = Underlay { path_mtu: 1400, ipv6: false };
+            let key = PrivateKey::from_bytes([9; 32]);
+            let wished = wished(&admission, key, 51820, &best, &capture, underlay);
+
+            let overlay = admission.topology.overlay_prefix;
+            for peer in wished.wireguard.as_ref().unwrap().peers.values() {
+                prop_assert!(peer.allowed_ips.iter().all(|net| overlay.contains(net)));
+            }
+            for (net, target) in &wished.routes {
+                if let Target::Owner(owner) = target {
+                    prop_assert!(net.prefix_len() == 32 && !overlay.contains(net));
+                    prop_assert!(overlay.contains(owner) && *owner != admission.overlay);
+                    prop_assert!(!own.contains(&net.addr()));
+                }
+            }
+            for Capture::ProxyArp { address, .. } in &wished.captures {
+                prop_assert!(matches!(wished.routes.get(&Ipv4Net::from(*address)), Some(Target::Owner(_))));
+            }
+            let remote = wished.routes.values().filter(|t| matches!(t, Target::Owner(_))).count();
+            prop_assert_eq!(remote, wished.captures.len());
+            prop_assert_eq!(wished.filter.clamp.is_some(), remote > 0);
+        }
+    }
+
+    /// With a 1,400-octet underlay the numbers are those of the MTU rule, and the hub carries the overlay alone.
+    #[test]
+    fn underlay_decides_the_mtu() {
+        let best = BestPaths {
+            generation: 1,
+            routes: BTreeMap::from([(
+                Prefix::host("10.82.10.20".parse().unwrap()),
+                path(Ipv4Addr::new(10, 255, 0, 3)),
+            )]),
+            stale: false,
+        };
+        let underlay = Underlay { path_mtu: 1400, ipv6: false };
+        let key = PrivateKey::from_bytes([9; 32]);
+        let wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay);
+        let tunnel = wished.tunnel.unwrap().mtu;
+        assert_eq!(tunnel, dataplane::mtu::tunnel_mtu(1400, false));
+        assert_eq!(wished.filter.clamp, Some(dataplane::mtu::mss(tunnel)));
+        assert!(wished.captures.is_empty());
+    }
+}
