@@ -46,6 +46,27 @@ pub enum Change {
     AddCapture(Capture),
 }
 
+impl Change {
+    /// Kebab-case name of the kind of change.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Change::RemoveCapture(_) => "remove-capture",
+            Change::RemoveRoute(_) => "remove-route",
+            Change::RemoveTunnel => "remove-tunnel",
+            Change::RemovePeer(_) => "remove-peer",
+            Change::RemoveWireguard => "remove-wireguard",
+            Change::SetWireguard(_) => "set-wireguard",
+            Change::SetPeer(..) => "set-peer",
+            Change::SetTunnel(_) => "set-tunnel",
+            Change::SetFilter(_) => "set-filter",
+            Change::SetOwners { .. } => "set-owners",
+            Change::RemoveFilter => "remove-filter",
+            Change::SetRoute(..) => "set-route",
+            Change::AddCapture(_) => "add-capture",
+        }
+    }
+}
+
 /// What a WireGuard interface is, apart from its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {

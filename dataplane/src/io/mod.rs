@@ -1,7 +1,13 @@
 //! Everything that touches sockets, netlink, programs and the clock.
 
+mod facts;
+mod host;
+mod netlink;
+mod nft;
 mod path_mtu;
 mod reconciler;
+mod userspace;
+mod wireguard;
 
 pub use path_mtu::path_mtu;
 pub use reconciler::Dataplane;

@@ -1,27 +1,73 @@
 //! The task that owns the dataplane: it hears wishes, compares, applies, repairs and reports.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use futures_util::StreamExt as _;
+use rtnetlink::MulticastGroup;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::io::{Choice, StartError};
-use crate::state::Wished;
-use crate::view::Report;
+use crate::io::host::{self, Host, Observation};
+use crate::io::{Choice, StartError, facts, path_mtu};
+use crate::plan::{self, plan};
+use crate::preflight;
+use crate::state::{State, Wished};
+use crate::view::{CaptureView, RejectedRouteView, Report, RouteView, WireguardPeerView};
 
-/// A handle on the dataplane; clones share one reconciler.
+/// How often counters of peers are read.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Every how many refreshes everything is compared and repaired.
+const REPAIR_EVERY: u32 = 5;
+/// How long changes of the host are gathered before they are looked at.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How often path MTUs are measured.
+const MEASURE: Duration = Duration::from_secs(60);
+/// Passes of plan and apply for one wish; a second one catches what the first one's side effects undid.
+const PASSES: usize = 3;
+
+type Wish = Option<(u64, Arc<Wished>)>;
+
+enum Command {
+    /// Compare, repair and look at the host now; answer when the report says so.
+    Recheck(oneshot::Sender<()>),
+    /// Take everything away and stop.
+    Remove(oneshot::Sender<()>),
+}
+
+/// A handle on the dataplane; clones share one reconciler. When the last one is dropped the reconciler stops and
+/// leaves the kernel as it is: interfaces, routes and filters of the kernel carrier go on working.
 #[derive(Clone)]
 pub struct Dataplane {
-    wishes: watch::Sender<Option<(u64, Arc<Wished>)>>,
+    wishes: Arc<watch::Sender<Wish>>,
+    commands: mpsc::Sender<Command>,
     report: watch::Receiver<Arc<Report>>,
 }
 
 impl Dataplane {
-    /// Starts the reconciler on the current runtime. Nothing is changed before the first wish.
+    /// Starts the reconciler on the current runtime, in the network namespace of the calling thread. Nothing is
+    /// changed before the first wish; what a previous run left is then compared and repaired, not rebuilt.
     pub async fn start(choice: Choice) -> Result<Dataplane, StartError> {
-        let _ = choice;
-        let (wishes, _) = watch::channel(None);
-        let (_, report) = watch::channel(Arc::new(Report::default()));
-        Ok(Dataplane { wishes, report })
+        let (host, why) = Host::open(choice).await?;
+        tracing::info!(dataplane = %host.carrier(), why, "dataplane started");
+        let (wishes, wished) = watch::channel(None);
+        let (commands, heard) = mpsc::channel(8);
+        let first = Report { dataplane: host.carrier(), why, ..Report::default() };
+        let (tell, report) = watch::channel(Arc::new(first.clone()));
+        let (measured, measurements) = mpsc::channel(8);
+        let reconciler = Reconciler {
+            host,
+            report: first,
+            tell,
+            measured,
+            known: None,
+            next_measure: Instant::now(),
+            compiled: false,
+        };
+        let disturbed = watch_kernel();
+        tokio::spawn(reconciler.run(wished, heard, measurements, disturbed));
+        Ok(Dataplane { wishes: Arc::new(wishes), commands, report })
     }
 
     /// Wishes `wished`; the latest wish wins and is kept in force until the next one.
@@ -34,6 +80,324 @@ impl Dataplane {
         self.report.clone()
     }
 
-    /// Takes everything of ours away and stops; returns when it is gone.
-    pub async fn remove(&self) {}
+    /// Waits until `generation`, or a later one, is in force or has failed; gives the report of that moment.
+    pub async fn applied(&self, generation: u64) -> Arc<Report> {
+        let mut report = self.report.clone();
+        let reached = report.wait_for(|r| r.generation >= generation).await;
+        match reached {
+            Ok(found) => found.clone(),
+            Err(_) => self.report.borrow().clone(),
+        }
+    }
+
+    /// Compares, repairs and judges the host now instead of at the next round; returns when the report says so.
+    pub async fn recheck(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Recheck(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Takes everything of ours away and stops; returns when it is gone. Later wishes are not heard.
+    pub async fn remove(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.commands.send(Command::Remove(done)).await.is_ok() {
+            let _ = wait.await;
+        }
+    }
+}
+
+/// A notice whenever links, addresses or routes of the host change.
+fn watch_kernel() -> Arc<Notify> {
+    let notify = Arc::new(Notify::new());
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+    match rtnetlink::new_multicast_connection(&groups) {
+        Ok((connection, _, mut messages)) => {
+            tokio::spawn(connection);
+            let notify = Arc::downgrade(&notify);
+            tokio::spawn(async move {
+                while messages.next().await.is_some() {
+                    match notify.upgrade() {
+                        Some(notify) => notify.notify_one(),
+                        None => break,
+                    }
+                }
+            });
+        }
+        // The periodic repair finds changes too, only later.
+        Err(error) => tracing::warn!(%error, "changes of the host are seen every 5 s only"),
+    }
+    notify
+}
+
+struct Reconciler {
+    host: Host,
+    report: Report,
+    tell: watch::Sender<Arc<Report>>,
+    measured: mpsc::Sender<BTreeMap<SocketAddr, u16>>,
+    known: Wish,
+    next_measure: Instant,
+    /// Whether the packet path has a table at all.
+    compiled: bool,
+}
+
+impl Reconciler {
+    async fn run(
+        mut self,
+        mut wishes: watch::Receiver<Wish>,
+        mut commands: mpsc::Receiver<Command>,
+        mut measurements: mpsc::Receiver<BTreeMap<SocketAddr, u16>>,
+        disturbed: Arc<Notify>,
+    ) {
+        let mut tick = tokio::time::interval(REFRESH);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        let mut settled = None;
+        loop {
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(Command::Recheck(done)) => {
+                        self.reconcile(true).await;
+                        let _ = done.send(());
+                    }
+                    Some(Command::Remove(done)) => {
+                        self.remove().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    None => return,
+                },
+                changed = wishes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let first = self.known.is_none();
+                    self.known = wishes.borrow_and_update().clone();
+                    if first && let Err(error) = self.host.remove_strays().await {
+                        tracing::warn!(%error, "interfaces of an earlier run stay");
+                    }
+                    self.reconcile(false).await;
+                    self.measure();
+                    if first {
+                        self.judge().await;
+                    }
+                }
+                () = disturbed.notified(), if settled.is_none() => {
+                    settled = Some(tokio::time::Instant::now() + SETTLE);
+                }
+                () = tokio::time::sleep_until(settled.unwrap_or_else(tokio::time::Instant::now)),
+                    if settled.is_some() =>
+                {
+                    settled = None;
+                    self.reconcile(false).await;
+                }
+                Some(mtus) = measurements.recv() => {
+                    self.report.path_mtu = mtus;
+                    self.publish();
+                }
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(REPAIR_EVERY) {
+                        self.reconcile(true).await;
+                        self.measure();
+                    } else {
+                        self.refresh().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Compares and applies until nothing is left to do, then reports.
+    async fn reconcile(&mut self, judge: bool) {
+        let Some((generation, wished)) = self.known.clone() else { return };
+        let started = Instant::now();
+        let fresh = self.report.generation != generation;
+        let (mut error, mut repaired) = (None, false);
+        for pass in 0..PASSES {
+            let mut seen = match self.host.observe().await {
+                Ok(seen) => seen,
+                Err(failure) => {
+                    error = Some(failure.to_string());
+                    break;
+                }
+            };
+            seen.state.protection.prefixes.extend(host::endpoints(&seen.peers));
+            let changes = plan(&seen.state, &wished);
+            if changes.is_empty() {
+                if !std::mem::replace(&mut self.compiled, true) {
+                    self.host.compile(&seen.state);
+                }
+                self.describe(&seen, &wished);
+                (self.report.converged, error) = (true, None);
+                break;
+            }
+            repaired |= !fresh;
+            self.report.converged = false;
+            if pass + 1 == PASSES {
+                self.describe(&seen, &wished);
+                error = error.or_else(|| Some(format!("still to do: {}", summary(&changes))));
+                break;
+            }
+            error = self.carry_out(changes, &mut seen).await;
+        }
+        self.report.generation = generation;
+        self.report.repairs += u64::from(repaired);
+        if let Some(error) = &error {
+            self.report.converged = false;
+            if self.report.last_error.as_ref() != Some(error) {
+                tracing::warn!(generation, error, "dataplane is not as wished");
+            }
+        }
+        self.report.last_error = error;
+        self.report.apply_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.publish();
+        if judge {
+            self.judge().await;
+        }
+    }
+
+    /// Applies all changes, each on its own: one that fails holds no other up. The first failure is returned.
+    async fn carry_out(&mut self, changes: Vec<plan::Change>, seen: &mut Observation) -> Option<String> {
+        let mut failure = None;
+        for change in changes {
+            match self.host.apply(&change, &mut seen.links).await {
+                Ok(()) => plan::apply(&mut seen.state, change),
+                Err(error) => failure = failure.or(Some(error.to_string())),
+            }
+        }
+        self.host.compile(&seen.state);
+        self.compiled = true;
+        failure
+    }
+
+    /// Reads what moves by itself: peers and their counters.
+    async fn refresh(&mut self) {
+        if let Ok(peers) = self.host.peers().await {
+            for view in &mut self.report.peers {
+                if let Some(status) = peers.iter().find(|p| p.key == view.public_key) {
+                    view.endpoint = status.endpoint;
+                    view.last_handshake_secs_ago = status.last_handshake.map(|d| d.as_secs());
+                    (view.rx_bytes, view.tx_bytes) = (status.rx_bytes, status.tx_bytes);
+                }
+            }
+            self.publish();
+        }
+    }
+
+    /// Judges the host facts.
+    async fn judge(&mut self) {
+        let Some((_, wished)) = self.known.clone() else { return };
+        let facts = facts::read_host(&wished, self.host.carrier()).await;
+        self.report.findings = preflight::findings(&facts);
+        self.publish();
+    }
+
+    /// Starts a measurement of the paths to peers with a fixed endpoint, if it is time.
+    fn measure(&mut self) {
+        let Some((_, wished)) = &self.known else { return };
+        let peers = wished.wireguard.iter().flat_map(|w| w.peers.values());
+        let endpoints: Vec<SocketAddr> = peers.filter_map(|p| p.endpoint).collect();
+        let new = endpoints.iter().any(|e| !self.report.path_mtu.contains_key(e));
+        if endpoints.is_empty() || (!new && Instant::now() < self.next_measure) {
+            return;
+        }
+        self.next_measure = Instant::now() + MEASURE;
+        let tell = self.measured.clone();
+        tokio::spawn(async move {
+            let paths = endpoints.into_iter().map(|to| async move { (to, path_mtu(to).await) });
+            let measured = futures_util::future::join_all(paths).await;
+            let _ = tell.send(measured.into_iter().collect()).await;
+        });
+    }
+
+    async fn remove(&mut self) {
+        self.known = None;
+        let removed = self.host.remove().await;
+        self.report = Report {
+            dataplane: self.report.dataplane,
+            why: self.report.why.clone(),
+            last_error: removed.err().map(|e| e.to_string()),
+            ..Report::default()
+        };
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.tell.send_if_modified(|told| {
+            let differs = **told != self.report;
+            if differs {
+                *told = Arc::new(self.report.clone());
+            }
+            differs
+        });
+    }
+
+    fn describe(&mut self, seen: &Observation, wished: &Wished) {
+        let state = &seen.state;
+        let report = &mut self.report;
+        report.interfaces = seen.interfaces.clone();
+        report.peers = peer_views(seen);
+        report.routes = route_views(state);
+        report.routes_installed = report.routes.len();
+        let (_, rejected) = state.protection.admit(wished);
+        let view = |(prefix, r): (_, crate::route::Rejection)| RejectedRouteView {
+            prefix,
+            reason: r.reason,
+            protects: r.protects,
+        };
+        report.routes_rejected = rejected.into_iter().map(view).collect();
+        let capture = |c: &crate::state::Capture| CaptureView {
+            method: c.method().into(),
+            interface: c.interface().into(),
+            address: c.address(),
+        };
+        report.captures = state.captures.iter().map(capture).collect();
+        report.clamp = state.filter.as_ref().and_then(|f| f.filter.clamp);
+        report.drops = seen.drops.clone();
+        report.relayed = seen.relayed;
+    }
+}
+
+fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
+    let peers = seen.state.wireguard.iter().flat_map(|w| &w.peers);
+    let view = |(key, peer): (&_, &crate::state::WireguardPeer)| {
+        let status = seen.peers.iter().find(|p| p.key == *key);
+        WireguardPeerView {
+            public_key: *key,
+            endpoint: status.and_then(|s| s.endpoint).or(peer.endpoint),
+            last_handshake_secs_ago: status.and_then(|s| s.last_handshake).map(|d| d.as_secs()),
+            rx_bytes: status.map_or(0, |s| s.rx_bytes),
+            tx_bytes: status.map_or(0, |s| s.tx_bytes),
+            allowed_ips: peer.allowed_ips.iter().copied().collect(),
+            keepalive_secs: peer.keepalive_secs,
+        }
+    };
+    peers.map(view).collect()
+}
+
+fn route_views(state: &State) -> Vec<RouteView> {
+    use crate::state::Target;
+    let view = |(prefix, route): (&ipnet::Ipv4Net, &crate::state::Route)| {
+        let target = route.target?;
+        Some(RouteView {
+            prefix: *prefix,
+            owner: match target {
+                Target::Owner(owner) => Some(owner),
+                Target::Wireguard => None,
+            },
+            device: state.carrier.interface(target).into(),
+            mtu: route.mtu,
+            advmss: route.advmss,
+        })
+    };
+    state.routes.iter().filter_map(view).collect()
+}
+
+/// The kinds of change that are left, for the error text; never their content, which may hold a key.
+fn summary(changes: &[plan::Change]) -> String {
+    let mut kinds: Vec<&str> = changes.iter().map(plan::Change::kind).collect();
+    kinds.dedup();
+    kinds.join(", ")
 }

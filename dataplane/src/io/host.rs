@@ -1,0 +1,489 @@
+//! The host as the dataplane sees and changes it: one observation, one application of a change, for either carrier.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::link::InfoKind;
+
+use crate::io::netlink::{KernelRoute, Link, Netlink};
+use crate::io::userspace::{PeerStatus, Shared, Userspace};
+use crate::io::wireguard::GenericNetlink;
+use crate::io::{Choice, StartError, netlink, nft};
+use crate::plan::{Change, Device};
+use crate::state::{
+    Capture, Carrier, Foyer, ProtectedPrefix, Protection, ROUTE_PROTOCOL, Route, State, TUN_INTERFACE,
+    TUNNEL_INTERFACE, Target, Tunnel, WIREGUARD_INTERFACE, Wireguard,
+};
+use crate::tunnel::Table;
+use crate::view::{DropReason, InterfaceView};
+
+/// Interface that is made for an instant to learn whether the kernel has a kind of interface.
+const PROBE_INTERFACE: &str = "fab-probe";
+
+/// Everything of ours on this host, and the way to change it.
+pub(crate) struct Host {
+    netlink: Netlink,
+    table: nft::Table,
+    carrier: Carry,
+    /// Tunnel and foyer in force, as last applied.
+    tunnel: Option<Tunnel>,
+    foyer: Option<Foyer>,
+    /// Where each route was told to lead: in process, the kernel's route says only that it leads to us.
+    targets: BTreeMap<Ipv4Net, Target>,
+}
+
+enum Carry {
+    Kernel(Box<GenericNetlink>),
+    InProcess { shared: Arc<Shared>, userspace: Option<Userspace> },
+}
+
+/// One observation: the state, and what only the report needs.
+pub(crate) struct Observation {
+    pub(crate) state: State,
+    pub(crate) links: BTreeMap<String, Link>,
+    pub(crate) interfaces: Vec<InterfaceView>,
+    pub(crate) peers: Vec<PeerStatus>,
+    pub(crate) drops: BTreeMap<DropReason, u64>,
+    pub(crate) relayed: u64,
+}
+
+impl Host {
+    /// Decides who carries, and why, and connects to the kernel.
+    pub(crate) async fn open(choice: Choice) -> Result<(Host, String), StartError> {
+        let netlink = Netlink::connect().map_err(|e| StartError::Netlink(e.to_string()))?;
+        let missing = if choice == Choice::InProcess { None } else { kernel_lacks(&netlink).await? };
+        let (carrier, why) = match (choice, missing) {
+            (Choice::InProcess, _) => (in_process(), "asked for".to_string()),
+            (Choice::Kernel, Some(missing)) => return Err(StartError::KernelLacks { missing }),
+            (Choice::Auto, Some(missing)) => (in_process(), format!("the kernel has no {missing}")),
+            (choice, None) => {
+                let socket = GenericNetlink::connect().map_err(|e| StartError::Netlink(e.to_string()))?;
+                let why =
+                    if choice == Choice::Kernel { "asked for" } else { "the kernel has wireguard and ipip" };
+                (Carry::Kernel(Box::new(socket)), why.to_string())
+            }
+        };
+        let table = nft::Table::default();
+        Ok((Host { netlink, table, carrier, tunnel: None, foyer: None, targets: BTreeMap::new() }, why))
+    }
+
+    /// Who carries packets.
+    pub(crate) fn carrier(&self) -> Carrier {
+        match self.carrier {
+            Carry::Kernel(_) => Carrier::Kernel,
+            Carry::InProcess { .. } => Carrier::InProcess,
+        }
+    }
+
+    /// Removes interfaces of ours that a run with the other carrier left behind.
+    pub(crate) async fn remove_strays(&self) -> io::Result<()> {
+        let strays: &[&str] = match self.carrier {
+            Carry::Kernel(_) => &[],
+            Carry::InProcess { .. } => &[TUNNEL_INTERFACE, WIREGUARD_INTERFACE],
+        };
+        for name in strays {
+            self.netlink.remove_link(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at everything of ours, and at what of the host protects it from us.
+    pub(crate) async fn observe(&mut self) -> io::Result<Observation> {
+        let links = self.netlink.links().await?;
+        let addresses = self.netlink.addresses().await?;
+        let routes = self.netlink.routes().await?;
+        let proxies = self.netlink.proxies().await?;
+        let table = self.table.observe().await;
+        let names: BTreeMap<u32, &str> = links.values().map(|l| (l.index, l.name.as_str())).collect();
+        let captures = proxies.iter().filter(|p| p.ours).filter_map(|p| {
+            let interface = names.get(&p.interface)?.to_string();
+            Some(Capture::ProxyArp { interface, address: p.address })
+        });
+        let (wireguard, peers) = self.observe_wireguard(&links, &addresses).await?;
+        // A table that we cannot vouch for is shown as empty, so that it is replaced or removed, never left.
+        let filter = table.filter.or_else(|| table.exists.then(Default::default));
+        let state = State {
+            tunnel: self.observe_tunnel(&links, wireguard.as_ref()),
+            captures: captures.collect(),
+            routes: self.ours(&routes, &names),
+            filter,
+            protection: protection(&links, &addresses, &routes),
+            carrier: self.carrier(),
+            wireguard,
+        };
+        let (drops, relayed) = match &self.carrier {
+            Carry::Kernel(_) => (table.drops, 0),
+            Carry::InProcess { shared, .. } => {
+                let mut drops = shared.drops();
+                for (reason, count) in table.drops {
+                    *drops.entry(reason).or_default() += count;
+                }
+                (drops, shared.relayed())
+            }
+        };
+        let interfaces = interfaces(&links, &addresses, state.wireguard.as_ref());
+        Ok(Observation { state, links, interfaces, peers, drops, relayed })
+    }
+
+    /// What is known of the peers now.
+    pub(crate) async fn peers(&mut self) -> io::Result<Vec<PeerStatus>> {
+        match &mut self.carrier {
+            Carry::Kernel(socket) => {
+                Ok(socket.get(WIREGUARD_INTERFACE).map(|d| d.status).unwrap_or_default())
+            }
+            Carry::InProcess { userspace, .. } => match userspace {
+                Some(userspace) => Ok(userspace.status().await),
+                None => Ok(Vec::new()),
+            },
+        }
+    }
+
+    async fn observe_wireguard(
+        &mut self,
+        links: &BTreeMap<String, Link>,
+        addresses: &[(u32, Ipv4Net)],
+    ) -> io::Result<(Option<Wireguard>, Vec<PeerStatus>)> {
+        let name = self.carrier().interface(Target::Wireguard);
+        let Some(link) = links.get(name) else { return Ok((None, Vec::new())) };
+        let addresses = addresses.iter().filter(|(index, _)| *index == link.index).map(|(_, a)| *a).collect();
+        // A link that is down does not carry; MTU 0 makes the plan set the device again.
+        let mtu = if link.up { u16::try_from(link.mtu).unwrap_or(u16::MAX) } else { 0 };
+        match &mut self.carrier {
+            Carry::Kernel(socket) => {
+                let device = socket.get(name)?;
+                let Some(private_key) = device.private_key else { return Ok((None, device.status)) };
+                let (listen_port, peers) = (device.listen_port, device.peers);
+                Ok((Some(Wireguard { private_key, listen_port, addresses, mtu, peers }), device.status))
+            }
+            Carry::InProcess { userspace, .. } => {
+                let Some(userspace) = userspace else { return Ok((None, Vec::new())) };
+                let Some((private_key, listen_port)) = userspace.device() else {
+                    return Ok((None, Vec::new()));
+                };
+                let status = userspace.status().await;
+                let mut peers = userspace.peers().clone();
+                for status in &status {
+                    if let Some(peer) = peers.get_mut(&status.key) {
+                        peer.endpoint = status.endpoint;
+                    }
+                }
+                Ok((Some(Wireguard { private_key, listen_port, addresses, mtu, peers }), status))
+            }
+        }
+    }
+
+    /// The tunnel as last applied, if the interface that carries it is as it must be.
+    fn observe_tunnel(
+        &self,
+        links: &BTreeMap<String, Link>,
+        wireguard: Option<&Wireguard>,
+    ) -> Option<Tunnel> {
+        match self.carrier {
+            Carry::Kernel(_) => {
+                let link = links.get(TUNNEL_INTERFACE)?;
+                let mtu = if link.up { u16::try_from(link.mtu).unwrap_or(u16::MAX) } else { 0 };
+                // The interface knows no local address (each route does); after a restart it is taken from
+                // WireGuard, and a wrong guess costs one idempotent change.
+                let local = self.tunnel.map(|t| t.local);
+                let first = || wireguard.and_then(|w| w.addresses.first()).map(|a| a.addr());
+                Some(Tunnel { local: local.or_else(first).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED), mtu })
+            }
+            Carry::InProcess { .. } => self.tunnel.filter(|_| wireguard.is_some()),
+        }
+    }
+
+    /// Applies one change.
+    pub(crate) async fn apply(
+        &mut self,
+        change: &Change,
+        links: &mut BTreeMap<String, Link>,
+    ) -> io::Result<()> {
+        match change {
+            Change::SetWireguard(device) => self.set_wireguard(device, links).await,
+            Change::RemoveWireguard => {
+                if let Carry::InProcess { userspace, .. } = &mut self.carrier
+                    && let Some(mut userspace) = userspace.take()
+                {
+                    userspace.stop().await;
+                }
+                let name = self.carrier().interface(Target::Wireguard);
+                links.remove(name);
+                self.netlink.remove_link(name).await
+            }
+            Change::SetPeer(key, peer) => match &mut self.carrier {
+                Carry::Kernel(socket) => socket.set_peer(WIREGUARD_INTERFACE, *key, peer),
+                Carry::InProcess { userspace, .. } => present(userspace)?.set_peer(*key, peer).await,
+            },
+            Change::RemovePeer(key) => match &mut self.carrier {
+                Carry::Kernel(socket) => socket.remove_peer(WIREGUARD_INTERFACE, *key),
+                Carry::InProcess { userspace, .. } => present(userspace)?.remove_peer(*key).await,
+            },
+            Change::SetTunnel(tunnel) => self.set_tunnel(*tunnel, links).await,
+            Change::RemoveTunnel => {
+                self.tunnel = None;
+                links.remove(TUNNEL_INTERFACE);
+                self.netlink.remove_link(TUNNEL_INTERFACE).await
+            }
+            Change::SetFilter(filter) => {
+                self.foyer = filter.filter.foyer;
+                self.table.apply(change).await
+            }
+            Change::RemoveFilter => {
+                self.foyer = None;
+                self.table.apply(change).await
+            }
+            Change::SetOwners { .. } => self.table.apply(change).await,
+            Change::SetRoute(prefix, route) => self.set_route(*prefix, route, links).await,
+            Change::RemoveRoute(prefix) => {
+                self.targets.remove(prefix);
+                self.netlink.remove_route(*prefix).await
+            }
+            Change::AddCapture(capture) => {
+                let link = named(links, capture.interface())?;
+                self.netlink.add_proxy(link.index, capture.address()).await
+            }
+            Change::RemoveCapture(capture) => match links.get(capture.interface()) {
+                Some(link) => self.netlink.remove_proxy(link.index, capture.address()).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Our routes as the plan sees them.
+    fn ours(&self, routes: &[KernelRoute], names: &BTreeMap<u32, &str>) -> BTreeMap<Ipv4Net, Route> {
+        let route = |r: &KernelRoute| {
+            let device = r.interface.and_then(|index| names.get(&index)).copied();
+            let target = match (self.carrier(), device, r.tunnel_to) {
+                (Carrier::Kernel, Some(TUNNEL_INTERFACE), Some(owner)) => Some(Target::Owner(owner)),
+                (Carrier::Kernel, Some(WIREGUARD_INTERFACE), None) => Some(Target::Wireguard),
+                (Carrier::InProcess, Some(TUN_INTERFACE), None) => self.targets.get(&r.prefix).copied(),
+                _ => None,
+            };
+            let narrow = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+            Route { target, source: r.source, mtu: narrow(r.mtu), advmss: narrow(r.advmss) }
+        };
+        routes.iter().filter(|r| r.protocol == ROUTE_PROTOCOL).map(|r| (r.prefix, route(r))).collect()
+    }
+
+    /// Puts the packet table of the in-process carrier in line with `state`.
+    pub(crate) fn compile(&self, state: &State) {
+        if let Carry::InProcess { shared, .. } = &self.carrier {
+            shared.install(Table::compile(state, self.foyer));
+        }
+    }
+
+    async fn set_wireguard(&mut self, device: &Device, links: &mut BTreeMap<String, Link>) -> io::Result<()> {
+        let name = self.carrier().interface(Target::Wireguard);
+        match &mut self.carrier {
+            Carry::Kernel(_) => {
+                if !links.contains_key(name) {
+                    self.netlink
+                        .add_wireguard(name)
+                        .await
+                        .map_err(|e| netlink::failed("making fab-wg", e))?;
+                }
+            }
+            Carry::InProcess { shared, userspace } => {
+                if userspace.is_none() || !links.contains_key(name) {
+                    if let Some(mut old) = userspace.take() {
+                        old.stop().await;
+                    }
+                    *userspace = Some(Userspace::open(shared.clone())?);
+                }
+            }
+        }
+        *links = self.netlink.links().await?;
+        let link = named(links, name)?.clone();
+        match &mut self.carrier {
+            Carry::Kernel(socket) => socket.set_device(name, device)?,
+            Carry::InProcess { userspace, .. } => present(userspace)?.set_device(device).await?,
+        }
+        self.netlink.set_link(&link, device.mtu).await?;
+        let seen = self.netlink.addresses().await?;
+        let seen: Vec<_> =
+            seen.into_iter().filter(|(index, _)| *index == link.index).map(|(_, a)| a).collect();
+        for address in device.addresses.iter().filter(|a| !seen.contains(a)) {
+            self.netlink.add_address(&link, *address).await?;
+        }
+        for address in seen.iter().filter(|a| !device.addresses.contains(a)) {
+            self.netlink.remove_address(&link, *address).await?;
+        }
+        quiet(name).await;
+        *links = self.netlink.links().await?;
+        Ok(())
+    }
+
+    async fn set_tunnel(&mut self, tunnel: Tunnel, links: &mut BTreeMap<String, Link>) -> io::Result<()> {
+        if let Carry::Kernel(_) = self.carrier {
+            if !links.contains_key(TUNNEL_INTERFACE) {
+                let made = self.netlink.add_ipip(TUNNEL_INTERFACE).await;
+                made.map_err(|e| netlink::failed("making fab-ipip", e))?;
+                *links = self.netlink.links().await?;
+            }
+            let link = named(links, TUNNEL_INTERFACE)?;
+            self.netlink.set_link(link, tunnel.mtu).await?;
+            quiet(TUNNEL_INTERFACE).await;
+            *links = self.netlink.links().await?;
+        }
+        self.tunnel = Some(tunnel);
+        Ok(())
+    }
+
+    async fn set_route(
+        &mut self,
+        prefix: Ipv4Net,
+        route: &Route,
+        links: &BTreeMap<String, Link>,
+    ) -> io::Result<()> {
+        let Some(target) = route.target else { return Ok(()) };
+        let link = named(links, self.carrier().interface(target))?;
+        let wraps = link.name == TUNNEL_INTERFACE;
+        self.netlink.set_route(prefix, route, link.index, wraps).await?;
+        self.targets.insert(prefix, target);
+        Ok(())
+    }
+
+    /// Takes everything of ours away, whoever made it, as far as possible; the first failure is returned.
+    pub(crate) async fn remove(&mut self) -> io::Result<()> {
+        let mut links = self.netlink.links().await?;
+        let routes = self.netlink.routes().await?;
+        let proxies = self.netlink.proxies().await?;
+        let mut result = Ok(());
+        for proxy in proxies.iter().filter(|p| p.ours) {
+            result = result.and(self.netlink.remove_proxy(proxy.interface, proxy.address).await);
+        }
+        for route in routes.iter().filter(|r| r.protocol == ROUTE_PROTOCOL) {
+            result = result.and(self.netlink.remove_route(route.prefix).await);
+        }
+        result = result.and(self.apply(&Change::RemoveTunnel, &mut links).await);
+        result = result.and(self.apply(&Change::RemoveWireguard, &mut links).await);
+        for name in [TUNNEL_INTERFACE, WIREGUARD_INTERFACE, TUN_INTERFACE] {
+            result = result.and(self.netlink.remove_link(name).await);
+        }
+        if self.table.observe().await.exists {
+            result = result.and(self.apply(&Change::RemoveFilter, &mut links).await);
+        }
+        result
+    }
+}
+
+fn in_process() -> Carry {
+    Carry::InProcess { shared: Arc::default(), userspace: None }
+}
+
+fn present(userspace: &mut Option<Userspace>) -> io::Result<&mut Userspace> {
+    userspace.as_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no fab-tun"))
+}
+
+fn named<'a>(links: &'a BTreeMap<String, Link>, name: &str) -> io::Result<&'a Link> {
+    links
+        .get(name)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {name}")))
+}
+
+/// Kinds of interface that the kernel dataplane needs and this kernel cannot make.
+async fn kernel_lacks(netlink: &Netlink) -> Result<Option<&'static str>, StartError> {
+    const EPERM: i32 = 1;
+    let links = netlink.links().await.map_err(|e| StartError::Netlink(e.to_string()))?;
+    for (kind, existing) in [("wireguard", WIREGUARD_INTERFACE), ("ipip", TUNNEL_INTERFACE)] {
+        if links.contains_key(existing) {
+            continue;
+        }
+        let made = match kind {
+            "wireguard" => netlink.add_wireguard(PROBE_INTERFACE).await,
+            _ => netlink.add_ipip(PROBE_INTERFACE).await,
+        };
+        match made {
+            Ok(()) => {
+                netlink.remove_link(PROBE_INTERFACE).await.map_err(|e| StartError::Netlink(e.to_string()))?;
+            }
+            Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -EPERM => {
+                return Err(StartError::NotPermitted(message.to_io()));
+            }
+            Err(_) => return Ok(Some(kind)),
+        }
+    }
+    Ok(None)
+}
+
+/// Our own interfaces need neither IPv6 addresses nor redirects, and their sources are checked exactly elsewhere.
+async fn quiet(interface: &str) {
+    let settings =
+        [("ipv6", "disable_ipv6", "1"), ("ipv4", "send_redirects", "0"), ("ipv4", "rp_filter", "0")];
+    for (family, key, value) in settings {
+        // A kernel without IPv6 has no such file, and none of these is needed for packets to pass.
+        let _ = tokio::fs::write(format!("/proc/sys/net/{family}/conf/{interface}/{key}"), value).await;
+    }
+}
+
+fn is_ours(name: &str) -> bool {
+    [WIREGUARD_INTERFACE, TUNNEL_INTERFACE, TUN_INTERFACE].contains(&name)
+}
+
+/// What must not be covered: addresses, connected prefixes and gateways of interfaces that are not ours, and the
+/// exact prefixes of routes that are not ours.
+fn protection(
+    links: &BTreeMap<String, Link>,
+    addresses: &[(u32, Ipv4Net)],
+    routes: &[KernelRoute],
+) -> Protection {
+    let foreign: BTreeMap<u32, &Link> =
+        links.values().filter(|l| !is_ours(&l.name) && !l.loopback).map(|l| (l.index, l)).collect();
+    let mut prefixes = std::collections::BTreeSet::new();
+    for (_, address) in addresses.iter().filter(|(index, _)| foreign.contains_key(index)) {
+        prefixes.insert((Ipv4Net::from(address.addr()), ProtectedPrefix::OwnAddress));
+        if address.prefix_len() < 32 {
+            prefixes.insert((address.trunc(), ProtectedPrefix::Connected));
+        }
+    }
+    for route in routes.iter().filter(|r| r.protocol != ROUTE_PROTOCOL) {
+        if route.interface.is_some_and(|index| !foreign.contains_key(&index)) {
+            continue;
+        }
+        if let Some(gateway) = route.gateway {
+            prefixes.insert((gateway.into(), ProtectedPrefix::Gateway));
+        }
+        if route.prefix.prefix_len() > 0 {
+            let connected = route.scope_link && route.unicast && route.gateway.is_none();
+            let reason = if connected { ProtectedPrefix::Connected } else { ProtectedPrefix::ForeignRoute };
+            prefixes.insert((route.prefix, reason));
+        }
+    }
+    Protection { prefixes }
+}
+
+fn interfaces(
+    links: &BTreeMap<String, Link>,
+    addresses: &[(u32, Ipv4Net)],
+    wireguard: Option<&Wireguard>,
+) -> Vec<InterfaceView> {
+    let view = |link: &Link| {
+        let carries = link.name != TUNNEL_INTERFACE;
+        InterfaceView {
+            name: link.name.clone(),
+            kind: match &link.kind {
+                Some(InfoKind::IpIp) => "ipip".into(),
+                Some(kind) => kind.to_string(),
+                None => "unknown".into(),
+            },
+            mtu: link.mtu,
+            up: link.up,
+            addresses: addresses.iter().filter(|(i, _)| *i == link.index).map(|(_, a)| *a).collect(),
+            listen_port: wireguard.filter(|_| carries).map(|w| w.listen_port),
+            public_key: wireguard.filter(|_| carries).map(|w| w.private_key.public()),
+        }
+    };
+    links.values().filter(|l| is_ours(&l.name)).map(view).collect()
+}
+
+/// The IPv4 endpoints of peers, which protect themselves from our routes.
+pub(crate) fn endpoints(peers: &[PeerStatus]) -> impl Iterator<Item = (Ipv4Net, ProtectedPrefix)> {
+    let endpoint = |p: &PeerStatus| match p.endpoint?.ip().to_canonical() {
+        IpAddr::V4(v4) => Some((Ipv4Net::from(v4), ProtectedPrefix::Endpoint)),
+        IpAddr::V6(_) => None,
+    };
+    peers.iter().filter_map(endpoint)
+}

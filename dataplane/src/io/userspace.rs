@@ -1,0 +1,451 @@
+//! The in-process dataplane: gotatun's WireGuard between a TUN device and UDP, with ipip wrapped and unwrapped on
+//! the way. The TUN device goes with the process; a restart therefore interrupts traffic until the next handshake.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use gotatun::device::{Device, DeviceBuilder, Peer};
+use gotatun::noise::TimerParams;
+use gotatun::packet::{Ip, Packet, PacketBufPool};
+use gotatun::tun::tun::AsyncDevice;
+use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
+use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
+use gotatun::udp::{UdpTransportFactory, UdpTransportFactoryParams};
+use gotatun::x25519;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::plan;
+use crate::state::{PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
+use crate::tunnel::{self, Incoming, Outgoing, Table};
+use crate::view::DropReason;
+
+/// Packets that may wait between decryption and encryption when this node relays.
+const RELAY_QUEUE: usize = 4096;
+/// Packets that are read from the TUN device in one go.
+const BATCH: usize = 32;
+/// Octets of socket buffer asked for in each direction.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// How long a handshake that was asked for is waited for.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+
+type Transports = (Factory, ToTun, FromTun);
+
+/// Counters and the current table, shared by the packet tasks.
+#[derive(Default)]
+pub(crate) struct Shared {
+    generation: AtomicU64,
+    table: RwLock<Arc<Table>>,
+    drops: [AtomicU64; DropReason::ALL.len()],
+    relayed: AtomicU64,
+    packet_id: AtomicU16,
+}
+
+impl Shared {
+    /// Puts a new table in force; packet tasks notice at their next packet.
+    pub(crate) fn install(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    fn count(&self, reason: DropReason) {
+        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Packets dropped so far, by reason; reasons that never happened are left out.
+    pub(crate) fn drops(&self) -> BTreeMap<DropReason, u64> {
+        let all = DropReason::ALL.into_iter().map(|r| (r, self.drops[r as usize].load(Ordering::Relaxed)));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Packets relayed from peer to peer so far.
+    pub(crate) fn relayed(&self) -> u64 {
+        self.relayed.load(Ordering::Relaxed)
+    }
+}
+
+/// A packet task's own reference to the table: one atomic load per packet while nothing changes.
+struct Reader {
+    shared: Arc<Shared>,
+    seen: u64,
+    table: Arc<Table>,
+}
+
+impl Reader {
+    fn new(shared: Arc<Shared>) -> Reader {
+        let mut reader = Reader { shared, seen: u64::MAX, table: Arc::default() };
+        reader.refresh();
+        reader
+    }
+
+    #[inline]
+    fn refresh(&mut self) {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if generation != self.seen {
+            self.table = self.shared.table.read().unwrap_or_else(PoisonError::into_inner).clone();
+            self.seen = generation;
+        }
+    }
+}
+
+/// From WireGuard to the TUN device, or to another peer.
+struct ToTun {
+    tun: Arc<AsyncDevice>,
+    relay: mpsc::Sender<Packet<Ip>>,
+    reader: Reader,
+}
+
+impl IpSend for ToTun {
+    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
+        self.reader.refresh();
+        let mut packet = packet.into_bytes();
+        match self.reader.table.incoming(&packet) {
+            // A full or absent TUN queue loses the packet, as any interface would; it must not stop the tunnel.
+            Incoming::Deliver { offset, len } => {
+                if self.tun.send(&packet[offset..offset + len]).await.is_err() {
+                    self.reader.shared.count(DropReason::QueueFull);
+                }
+            }
+            Incoming::Relay { len } => {
+                packet.truncate(len);
+                self.relay(packet);
+            }
+            Incoming::Drop(reason) => self.reader.shared.count(reason),
+        }
+        Ok(())
+    }
+}
+
+impl ToTun {
+    fn relay(&self, mut packet: Packet) {
+        let shared = &self.reader.shared;
+        if !tunnel::decrement_ttl(&mut packet) {
+            return shared.count(DropReason::TtlExceeded);
+        }
+        let Ok(packet) = packet.try_into_ip() else { return shared.count(DropReason::Malformed) };
+        match self.relay.try_send(packet) {
+            Ok(()) => drop(shared.relayed.fetch_add(1, Ordering::Relaxed)),
+            Err(_) => shared.count(DropReason::QueueFull),
+        }
+    }
+}
+
+/// From the TUN device, or from a peer that is relayed, to WireGuard.
+struct FromTun {
+    tun: Arc<AsyncDevice>,
+    relay: mpsc::Receiver<Packet<Ip>>,
+    ready: Vec<Packet<Ip>>,
+    reader: Reader,
+    mtu: watch::Receiver<u16>,
+}
+
+impl FromTun {
+    /// Takes the packet that lies in `buffer` behind room for an outer header.
+    fn take(&mut self, mut buffer: Packet, len: usize) {
+        self.reader.refresh();
+        let end = tunnel::HEADER_LEN + len;
+        let inner = &buffer[tunnel::HEADER_LEN..end];
+        let shared = &self.reader.shared;
+        match self.reader.table.outgoing(inner) {
+            Outgoing::Wrap(local, owner) => {
+                let id = shared.packet_id.fetch_add(1, Ordering::Relaxed);
+                let Some(header) = tunnel::outer_header(local, owner, inner, id) else {
+                    return shared.count(DropReason::Malformed);
+                };
+                buffer[..tunnel::HEADER_LEN].copy_from_slice(&header);
+                buffer.truncate(end);
+            }
+            Outgoing::Plain => {
+                buffer.truncate(end);
+                drop(buffer.buf_mut().split_to(tunnel::HEADER_LEN));
+            }
+            Outgoing::Drop(reason) => return shared.count(reason),
+        }
+        if let Ok(packet) = buffer.try_into_ip() {
+            self.ready.push(packet);
+        }
+    }
+}
+
+impl IpRecv for FromTun {
+    async fn recv<'a>(
+        &'a mut self,
+        pool: &mut PacketBufPool,
+    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
+        while self.ready.is_empty() {
+            let mut buffer = pool.get();
+            tokio::select! {
+                read = self.tun.recv(&mut buffer[tunnel::HEADER_LEN..]) => match read {
+                    Ok(len) => self.take(buffer, len),
+                    // The device is gone: the reconciler makes a new one with a new tunnel.
+                    Err(error) if is_fatal(&error) => return Err(error),
+                    Err(_) => continue,
+                },
+                count = self.relay.recv_many(&mut self.ready, BATCH) => {
+                    if count == 0 {
+                        return Err(io::ErrorKind::BrokenPipe.into());
+                    }
+                    break;
+                }
+            }
+            while self.ready.len() < BATCH {
+                let mut buffer = pool.get();
+                // The device is non-blocking: this reads what is already queued.
+                let Ok(len) = self.tun.as_ref().recv_now(&mut buffer[tunnel::HEADER_LEN..]) else { break };
+                self.take(buffer, len);
+            }
+        }
+        Ok(self.ready.drain(..))
+    }
+
+    fn mtu(&self) -> MtuWatcher {
+        self.mtu.clone().into()
+    }
+}
+
+/// Reads without waiting.
+trait RecvNow {
+    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl RecvNow for AsyncDevice {
+    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let device: &gotatun::tun::tun::Device = self;
+        device.recv(buffer)
+    }
+}
+
+fn is_fatal(error: &io::Error) -> bool {
+    const EBADF: i32 = 9;
+    const ENODEV: i32 = 19;
+    const EBADFD: i32 = 77;
+    matches!(error.raw_os_error(), Some(EBADF | ENODEV | EBADFD))
+}
+
+/// UDP sockets whose outer packets may be fragmented: what is too large for the path arrives in pieces instead of
+/// not at all (the kernel's WireGuard does the same).
+struct Factory(UdpSocketFactory);
+
+impl UdpTransportFactory for Factory {
+    type Send = UdpSocket;
+    type Recv = UdpSocket;
+
+    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, UdpSocket)> {
+        use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+        let (send, recv) = self.0.bind(params).await?;
+        sockopt::set_ip_mtu_discover(send.socket(), Ipv4PathMtuDiscovery::DONT)?;
+        if send.local_addr()?.is_ipv6() {
+            sockopt::set_ipv6_mtu_discover(send.socket(), Ipv6PathMtuDiscovery::DONT)?;
+        }
+        // Larger buffers need CAP_NET_ADMIN; without it the limit of the host stands.
+        let _ = sockopt::set_socket_recv_buffer_size_force(send.socket(), SOCKET_BUFFER);
+        let _ = sockopt::set_socket_send_buffer_size_force(send.socket(), SOCKET_BUFFER);
+        Ok((send, recv))
+    }
+}
+
+/// Timers that find a restarted peer within two seconds instead of fifteen. A receiver answers within a second
+/// (WireGuard: ten), a sender that hears nothing for two asks for a new handshake (fifteen), and an unanswered
+/// handshake is repeated after one (five). Wire format and key life are as they must be.
+fn timers() -> TimerParams {
+    let ms = Duration::from_millis;
+    TimerParams {
+        keepalive_timeout: ms(900)..=ms(900),
+        new_handshake_timeout: ms(2_000)..=ms(2_300),
+        rekey_timeout: ms(1_000)..=ms(1_250),
+        ..TimerParams::default()
+    }
+}
+
+/// A peer as the tunnel knows it.
+pub(crate) struct PeerStatus {
+    pub(crate) key: PublicKey,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) last_handshake: Option<Duration>,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+}
+
+/// The running tunnel and what it was told.
+pub(crate) struct Userspace {
+    tun: Arc<AsyncDevice>,
+    shared: Arc<Shared>,
+    mtu: watch::Sender<u16>,
+    peers: BTreeMap<PublicKey, WireguardPeer>,
+    tunnel: Option<Running>,
+}
+
+struct Running {
+    device: Arc<Device<Transports>>,
+    private_key: PrivateKey,
+    listen_port: u16,
+    /// Handshakes under way that were asked for at once instead of at the first packet.
+    handshakes: JoinSet<()>,
+}
+
+impl Running {
+    /// Asks for a handshake now if the peer's place is known; an active session makes this a no-op.
+    fn shake_hands(&mut self, key: PublicKey, peer: &WireguardPeer) {
+        if peer.endpoint.is_none() {
+            return;
+        }
+        while self.handshakes.try_join_next().is_some() {}
+        let device = self.device.clone();
+        let key = x25519::PublicKey::from(key.0);
+        self.handshakes.spawn(async move {
+            // gotatun repeats the initiation by itself; this only bounds the wait for its end.
+            let _ = tokio::time::timeout(HANDSHAKE_WAIT, device.force_handshake(&key)).await;
+        });
+    }
+
+    async fn stop(mut self) {
+        self.handshakes.shutdown().await;
+        if let Ok(device) = Arc::try_unwrap(self.device) {
+            device.stop().await;
+        }
+    }
+}
+
+fn build_peer(key: PublicKey, peer: &WireguardPeer) -> Peer {
+    let mut built = Peer::new(x25519::PublicKey::from(key.0)).dangerously_with_timer_params(timers());
+    built.endpoint = peer.endpoint;
+    // The prefix type is of a crate that gotatun does not re-export; its text form is.
+    built.allowed_ips = peer.allowed_ips.iter().filter_map(|net| net.to_string().parse().ok()).collect();
+    built.keepalive = (peer.keepalive_secs > 0).then_some(peer.keepalive_secs);
+    built
+}
+
+impl Userspace {
+    /// Makes the TUN device; addresses, MTU and state of the link come from netlink.
+    pub(crate) fn open(shared: Arc<Shared>) -> io::Result<Userspace> {
+        let mut configuration = gotatun::tun::tun::Configuration::default();
+        configuration.tun_name(TUN_INTERFACE);
+        let tun = gotatun::tun::tun::create_as_async(&configuration).map_err(io::Error::other)?;
+        let (mtu, _) = watch::channel(crate::mtu::MIN_PATH);
+        Ok(Userspace { tun: Arc::new(tun), shared, mtu, peers: BTreeMap::new(), tunnel: None })
+    }
+
+    /// Key, port and MTU. A changed key or port makes a new tunnel with the same peers; anything else disturbs none.
+    pub(crate) async fn set_device(&mut self, device: &plan::Device) -> io::Result<()> {
+        self.mtu.send_replace(device.mtu);
+        let port_fits =
+            |running: &Running| device.listen_port == 0 || running.listen_port == device.listen_port;
+        if self.tunnel.as_ref().is_some_and(|r| r.private_key == device.private_key && port_fits(r)) {
+            return Ok(());
+        }
+        self.stop().await;
+        self.start(device).await
+    }
+
+    async fn start(&mut self, wanted: &plan::Device) -> io::Result<()> {
+        let (relay_in, relay_out) = mpsc::channel(RELAY_QUEUE);
+        let to_tun =
+            ToTun { tun: self.tun.clone(), relay: relay_in, reader: Reader::new(self.shared.clone()) };
+        let from_tun = FromTun {
+            tun: self.tun.clone(),
+            relay: relay_out,
+            ready: Vec::with_capacity(BATCH),
+            reader: Reader::new(self.shared.clone()),
+            mtu: self.mtu.subscribe(),
+        };
+        let key = x25519::StaticSecret::from(*wanted.private_key.expose());
+        let device = DeviceBuilder::new()
+            .with_udp(Factory(UdpSocketFactory::default()))
+            .with_ip_pair(to_tun, from_tun)
+            .with_private_key(key.clone())
+            .with_listen_port(wanted.listen_port)
+            .with_peers(self.peers.iter().map(|(key, peer)| build_peer(*key, peer)))
+            .build()
+            .await
+            .map_err(io::Error::other)?;
+        let device = Arc::new(device);
+        if self.peers.is_empty() {
+            // Without peers gotatun opens no socket, and adding the first peer later would open none either; a
+            // change to the whole list of peers, even from none to none, does.
+            device.write(async |d| d.clear_peers()).await.map_err(io::Error::other)?;
+        }
+        let listen_port = device.read(async |d| d.listen_port()).await;
+        let private_key = wanted.private_key.clone();
+        let mut running = Running { device, private_key, listen_port, handshakes: JoinSet::new() };
+        for (key, peer) in &self.peers {
+            running.shake_hands(*key, peer);
+        }
+        self.tunnel = Some(running);
+        Ok(())
+    }
+
+    /// Adds or corrects one peer; sessions of all others, and of this one, go on.
+    pub(crate) async fn set_peer(&mut self, key: PublicKey, peer: &WireguardPeer) -> io::Result<()> {
+        self.peers.insert(key, peer.clone());
+        let Some(running) = &mut self.tunnel else { return Ok(()) };
+        let wanted = build_peer(key, peer);
+        let public = wanted.public_key;
+        running
+            .device
+            .write(async |device| {
+                let (allowed, endpoint) = (wanted.allowed_ips.clone(), peer.endpoint);
+                let keepalive = wanted.keepalive;
+                let known = device
+                    .modify_peer(&public, |known| {
+                        known.clear_allowed_ips();
+                        known.add_allowed_ips(allowed);
+                        known.set_keepalive(keepalive);
+                        if endpoint.is_some() {
+                            known.set_endpoint(endpoint);
+                        }
+                    })
+                    .await;
+                known || device.add_peer(wanted)
+            })
+            .await
+            .map_err(io::Error::other)?;
+        running.shake_hands(key, peer);
+        Ok(())
+    }
+
+    /// Removes one peer.
+    pub(crate) async fn remove_peer(&mut self, key: PublicKey) -> io::Result<()> {
+        self.peers.remove(&key);
+        if let Some(running) = &self.tunnel {
+            let key = x25519::PublicKey::from(key.0);
+            running.device.remove_peer(&key).await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Stops the tunnel and waits until its tasks have let go of the TUN device.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(running) = self.tunnel.take() {
+            running.stop().await;
+        }
+    }
+
+    /// Key and port that are in force.
+    pub(crate) fn device(&self) -> Option<(PrivateKey, u16)> {
+        self.tunnel.as_ref().map(|r| (r.private_key.clone(), r.listen_port))
+    }
+
+    /// Peers as they were told, with what was learned of them.
+    pub(crate) fn peers(&self) -> &BTreeMap<PublicKey, WireguardPeer> {
+        &self.peers
+    }
+
+    /// What the tunnel knows of its peers.
+    pub(crate) async fn status(&self) -> Vec<PeerStatus> {
+        let Some(running) = &self.tunnel else { return Vec::new() };
+        let stats = running.device.peers().await;
+        let status = |s: gotatun::device::configure::PeerStats| PeerStatus {
+            key: PublicKey(s.peer.public_key.to_bytes()),
+            endpoint: s.peer.endpoint,
+            last_handshake: s.stats.last_handshake,
+            rx_bytes: s.stats.rx_bytes as u64,
+            tx_bytes: s.stats.tx_bytes as u64,
+        };
+        stats.into_iter().map(status).collect()
+    }
+}

@@ -1,0 +1,234 @@
+//! The kernel's WireGuard by generic netlink.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_packet_generic::GenlMessage;
+use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
+use netlink_packet_wireguard::{
+    WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute, WireguardCmd,
+    WireguardMessage, WireguardPeer as NetlinkPeer, WireguardPeerAttribute, WireguardPeerFlags,
+};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use netlink_sys::{Socket, SocketAddr};
+
+use crate::io::userspace::PeerStatus;
+use crate::plan;
+use crate::state::{PrivateKey, PublicKey, WireguardPeer};
+
+/// The generic netlink socket; requests are answered by the kernel at once, so they are made synchronously.
+pub(crate) struct GenericNetlink {
+    socket: Socket,
+    family: u16,
+    sequence: u32,
+}
+
+/// A WireGuard interface as the kernel has it.
+pub(crate) struct KernelWireguard {
+    pub(crate) private_key: Option<PrivateKey>,
+    pub(crate) listen_port: u16,
+    pub(crate) peers: BTreeMap<PublicKey, WireguardPeer>,
+    pub(crate) status: Vec<PeerStatus>,
+}
+
+impl GenericNetlink {
+    /// Connects; fails if the kernel has no WireGuard.
+    pub(crate) fn connect() -> io::Result<GenericNetlink> {
+        let mut socket = Socket::new(NETLINK_GENERIC)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        let mut netlink = GenericNetlink { socket, family: 0, sequence: 0 };
+        let name = vec![GenlCtrlAttrs::FamilyName("wireguard".into())];
+        let request = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: name });
+        let answers = netlink.request(request, NLM_F_REQUEST | NLM_F_ACK)?;
+        let id = answers.iter().flat_map(|a| &a.payload.nlas).find_map(|attribute| match attribute {
+            GenlCtrlAttrs::FamilyId(id) => Some(*id),
+            _ => None,
+        });
+        netlink.family = id.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+        Ok(netlink)
+    }
+
+    /// Sends one request and collects the answers up to their end.
+    fn request<T>(&mut self, mut message: GenlMessage<T>, flags: u16) -> io::Result<Vec<GenlMessage<T>>>
+    where
+        GenlMessage<T>: NetlinkSerializable + NetlinkDeserializable,
+        T: netlink_packet_generic::GenlFamily + netlink_packet_core::Emitable + std::fmt::Debug,
+    {
+        message.finalize();
+        if self.family != 0 {
+            message.set_resolved_family_id(self.family);
+        }
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut packet = NetlinkMessage::from(message);
+        packet.header.flags = flags;
+        packet.header.sequence_number = self.sequence;
+        packet.finalize();
+        let mut buffer = vec![0; packet.buffer_len()];
+        packet.serialize(&mut buffer);
+        self.socket.send(&buffer, 0)?;
+        self.collect()
+    }
+
+    fn collect<T>(&self) -> io::Result<Vec<GenlMessage<T>>>
+    where
+        GenlMessage<T>: NetlinkDeserializable,
+    {
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let packet = NetlinkMessage::<GenlMessage<T>>::deserialize(rest).map_err(io::Error::other)?;
+                let len = (packet.header.length as usize).next_multiple_of(4).min(rest.len());
+                rest = &rest[len.max(1)..];
+                if packet.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match packet.payload {
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) => {
+                        return match error.code {
+                            None => Ok(answers),
+                            Some(_) => Err(error.to_io()),
+                        };
+                    }
+                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, attributes: Vec<WireguardAttribute>) -> io::Result<()> {
+        let message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
+        self.request(GenlMessage::from_payload(message), NLM_F_REQUEST | NLM_F_ACK).map(drop)
+    }
+
+    /// Sets key and port of `interface`, each only if it differs: either one ends all sessions or moves the socket.
+    pub(crate) fn set_device(&mut self, interface: &str, device: &plan::Device) -> io::Result<()> {
+        let seen = self.get(interface)?;
+        let mut attributes = vec![WireguardAttribute::IfName(interface.into())];
+        if seen.private_key.as_ref() != Some(&device.private_key) {
+            attributes.push(WireguardAttribute::PrivateKey(*device.private_key.expose()));
+        }
+        if device.listen_port != 0 && seen.listen_port != device.listen_port {
+            attributes.push(WireguardAttribute::ListenPort(device.listen_port));
+        }
+        if attributes.len() > 1 { self.set(attributes) } else { Ok(()) }
+    }
+
+    /// Adds or corrects one peer of `interface`; its sessions go on.
+    pub(crate) fn set_peer(
+        &mut self,
+        interface: &str,
+        key: PublicKey,
+        peer: &WireguardPeer,
+    ) -> io::Result<()> {
+        let mut attributes = vec![
+            WireguardPeerAttribute::PublicKey(key.0),
+            WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
+            WireguardPeerAttribute::PersistentKeepalive(peer.keepalive_secs),
+        ];
+        attributes.extend(peer.endpoint.map(WireguardPeerAttribute::Endpoint));
+        let allowed = peer.allowed_ips.iter().map(|net| {
+            WireguardAllowedIp(vec![
+                WireguardAllowedIpAttr::Family(WireguardAddressFamily::Ipv4),
+                WireguardAllowedIpAttr::IpAddr(net.network().into()),
+                WireguardAllowedIpAttr::Cidr(net.prefix_len()),
+            ])
+        });
+        attributes.push(WireguardPeerAttribute::AllowedIps(allowed.collect()));
+        self.set_peers(interface, attributes)
+    }
+
+    /// Removes one peer of `interface`.
+    pub(crate) fn remove_peer(&mut self, interface: &str, key: PublicKey) -> io::Result<()> {
+        let flags = WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly;
+        self.set_peers(
+            interface,
+            vec![WireguardPeerAttribute::PublicKey(key.0), WireguardPeerAttribute::Flags(flags)],
+        )
+    }
+
+    fn set_peers(&mut self, interface: &str, peer: Vec<WireguardPeerAttribute>) -> io::Result<()> {
+        let peers = WireguardAttribute::Peers(vec![NetlinkPeer(peer)]);
+        self.set(vec![WireguardAttribute::IfName(interface.into()), peers])
+    }
+
+    /// Reads `interface` with its peers.
+    pub(crate) fn get(&mut self, interface: &str) -> io::Result<KernelWireguard> {
+        let attributes = vec![WireguardAttribute::IfName(interface.into())];
+        let message = WireguardMessage { cmd: WireguardCmd::GetDevice, attributes };
+        let answers = self.request(GenlMessage::from_payload(message), NLM_F_REQUEST | NLM_F_DUMP)?;
+        let mut device =
+            KernelWireguard { private_key: None, listen_port: 0, peers: BTreeMap::new(), status: Vec::new() };
+        for attribute in answers.into_iter().flat_map(|a| a.payload.attributes) {
+            match attribute {
+                WireguardAttribute::PrivateKey(key) => device.private_key = Some(PrivateKey::from_bytes(key)),
+                WireguardAttribute::ListenPort(port) => device.listen_port = port,
+                WireguardAttribute::Peers(peers) => peers.into_iter().for_each(|p| device.add(p)),
+                _ => {}
+            }
+        }
+        Ok(device)
+    }
+}
+
+impl KernelWireguard {
+    /// Takes one peer of a dump; a peer with many AllowedIPs is continued in the next message.
+    fn add(&mut self, peer: NetlinkPeer) {
+        let key = peer.iter().find_map(|attribute| match attribute {
+            WireguardPeerAttribute::PublicKey(key) => Some(PublicKey(*key)),
+            _ => None,
+        });
+        let Some(key) = key else { return };
+        if !self.peers.contains_key(&key) {
+            let fresh = PeerStatus { key, endpoint: None, last_handshake: None, rx_bytes: 0, tx_bytes: 0 };
+            self.status.push(fresh);
+        }
+        let Some(status) = self.status.iter_mut().find(|s| s.key == key) else { return };
+        let entry = self.peers.entry(key).or_default();
+        for attribute in peer.0 {
+            match attribute {
+                WireguardPeerAttribute::Endpoint(endpoint) => {
+                    entry.endpoint = Some(endpoint);
+                    status.endpoint = Some(endpoint);
+                }
+                WireguardPeerAttribute::PersistentKeepalive(secs) => entry.keepalive_secs = secs,
+                WireguardPeerAttribute::LastHandshake(time) if time.seconds > 0 => {
+                    let then =
+                        UNIX_EPOCH.checked_add(std::time::Duration::from_secs(time.seconds.unsigned_abs()));
+                    let ago = then.and_then(|then| SystemTime::now().duration_since(then).ok());
+                    status.last_handshake = Some(ago.unwrap_or_default());
+                }
+                WireguardPeerAttribute::RxBytes(bytes) => status.rx_bytes = bytes,
+                WireguardPeerAttribute::TxBytes(bytes) => status.tx_bytes = bytes,
+                WireguardPeerAttribute::AllowedIps(list) => {
+                    entry.allowed_ips.extend(list.iter().filter_map(net))
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn net(allowed: &WireguardAllowedIp) -> Option<Ipv4Net> {
+    let (mut address, mut len) = (None, None);
+    for attribute in &allowed.0 {
+        match attribute {
+            WireguardAllowedIpAttr::IpAddr(IpAddr::V4(v4)) => address = Some(*v4),
+            WireguardAllowedIpAttr::Cidr(cidr) => len = Some(*cidr),
+            _ => {}
+        }
+    }
+    Ipv4Net::new(address?, len?).ok()
+}

@@ -1,0 +1,306 @@
+//! Namespaces, nodes and traffic for the dataplane's tests. Needs root, `ip`, `nft` and `ping`; says so if one is
+//! missing. Every namespace begins with `dp-` and is removed when the test ends, also when it fails.
+
+#![allow(dead_code, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use dataplane::io::{Choice, Dataplane};
+use dataplane::state::*;
+use dataplane::view::Report;
+use ipnet::Ipv4Net;
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+pub fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+pub fn addr(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+pub fn key(n: u8) -> PrivateKey {
+    PrivateKey::from_bytes([n; 32])
+}
+
+/// Runs a program to its end; fails the test with its output if it fails.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| {
+        panic!("{program} cannot be started ({e}); these tests need root, iproute2, nftables, ping")
+    });
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {}: {text}", arguments.join(" "));
+    text
+}
+
+/// A set of namespaces that disappears with this value.
+pub struct Lab {
+    prefix: String,
+    names: Vec<String>,
+}
+
+impl Lab {
+    pub fn new(names: &[&str]) -> Lab {
+        assert!(
+            nix::unistd::Uid::effective().is_root(),
+            "these tests need root: they make network namespaces"
+        );
+        let prefix = format!("dp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let mut lab = Lab { prefix, names: Vec::new() };
+        for name in names {
+            let full = lab.ns(name);
+            run("ip", &["netns", "add", &full]);
+            lab.names.push(full);
+            lab.sh(name, "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
+        }
+        lab
+    }
+
+    pub fn ns(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// Runs a shell command in a namespace and gives its output; fails the test if it fails.
+    pub fn sh(&self, name: &str, script: &str) -> String {
+        run("ip", &["netns", "exec", &self.ns(name), "sh", "-ec", script])
+    }
+
+    /// Whether a shell command succeeds in a namespace.
+    pub fn ok(&self, name: &str, script: &str) -> bool {
+        let ns = self.ns(name);
+        let output = Command::new("ip").args(["netns", "exec", &ns, "sh", "-ec", script]).output().unwrap();
+        output.status.success()
+    }
+
+    /// A cable between two namespaces, with an address at each end and an MTU.
+    pub fn cable(&self, a: (&str, &str, &str), b: (&str, &str, &str), mtu: u32) {
+        let (na, nb) = (self.ns(a.0), self.ns(b.0));
+        run("ip", &["link", "add", a.1, "netns", &na, "type", "veth", "peer", "name", b.1, "netns", &nb]);
+        for (name, device, address) in [a, b] {
+            self.sh(name, &format!("ip addr add {address} dev {device}; ip link set {device} mtu {mtu} up"));
+        }
+    }
+
+    /// Runs `work` on a thread that lives in the namespace.
+    pub fn within<T: Send + 'static>(&self, name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let ns = self.ns(name);
+        std::thread::spawn(move || {
+            enter(&ns);
+            work()
+        })
+        .join()
+        .unwrap()
+    }
+
+    pub fn node(&self, name: &str, choice: Choice) -> Node {
+        Node::start(self.ns(name), choice)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+fn enter(ns: &str) {
+    let file = std::fs::File::open(format!("/run/netns/{ns}")).unwrap();
+    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+}
+
+/// A dataplane on a runtime of its own, all of whose threads live in one namespace.
+pub struct Node {
+    pub dataplane: Dataplane,
+    runtime: Option<tokio::runtime::Runtime>,
+    generation: u64,
+}
+
+impl Node {
+    pub fn start(ns: String, choice: Choice) -> Node {
+        std::thread::spawn(move || {
+            enter(&ns);
+            // Worker threads inherit the namespace of the thread that makes them.
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let dataplane = runtime.block_on(Dataplane::start(choice)).unwrap();
+            Node { dataplane, runtime: Some(runtime), generation: 0 }
+        })
+        .join()
+        .unwrap()
+    }
+
+    pub fn runtime(&self) -> &tokio::runtime::Runtime {
+        self.runtime.as_ref().unwrap()
+    }
+
+    /// Wishes, and waits until the wish is in force; fails the test if it is not.
+    pub fn wish(&mut self, wished: &Wished) -> Arc<Report> {
+        let report = self.try_wish(wished);
+        assert!(report.converged, "not converged: {:?}", report.last_error);
+        report
+    }
+
+    pub fn try_wish(&mut self, wished: &Wished) -> Arc<Report> {
+        self.generation += 1;
+        self.dataplane.wish(self.generation, wished.clone());
+        self.runtime().block_on(self.dataplane.applied(self.generation))
+    }
+
+    /// The report after a fresh look.
+    pub fn report(&self) -> Arc<Report> {
+        self.runtime().block_on(self.dataplane.recheck());
+        self.dataplane.report().borrow().clone()
+    }
+
+    pub fn remove(mut self) {
+        self.runtime().block_on(self.dataplane.remove());
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(5));
+    }
+
+    /// Ends the process as far as a test can: tasks die, the kernel keeps what it has.
+    pub fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(5));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Polls until `condition` holds; fails the test after `limit`.
+pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Three sites' worth of underlay: an Internet that routes between a hub and two leaves, a client behind each leaf.
+///
+/// `narrow` is the MTU of the second leaf's access.
+pub fn sites(narrow: u32) -> Lab {
+    let lab = Lab::new(&["net", "hub", "a", "b", "ca", "cb"]);
+    for (n, (name, mtu)) in [("hub", 1500), ("a", 1500), ("b", narrow)].into_iter().enumerate() {
+        let gateway = format!("198.51.{}.1/24", 100 + n);
+        let address = format!("198.51.{}.2/24", 100 + n);
+        lab.cable(("net", &format!("to-{name}"), &gateway), (name, "wan", &address), mtu);
+        lab.sh(name, &format!("ip route add default via 198.51.{}.1", 100 + n));
+    }
+    for (leaf, client, second) in [("a", "ca", 81), ("b", "cb", 82)] {
+        let gateway = format!("10.{second}.10.10/24");
+        lab.cable((leaf, "lan", &gateway), (client, "eth0", &format!("10.{second}.10.20/24")), 1500);
+        lab.sh(client, &format!("ip route add default via 10.{second}.10.10"));
+    }
+    lab
+}
+
+pub const HUB: &str = "198.51.100.2:51820";
+
+/// The hub as the daemons wish it: leaf keys 2 and 3 at .0.2 and .0.3, one foyer peer with key 9.
+pub fn hub_wish(leaves: &[u8]) -> Wished {
+    let peer = |address: &str| WireguardPeer { allowed_ips: [net(address)].into(), ..Default::default() };
+    let mut peers: BTreeMap<_, _> =
+        leaves.iter().map(|n| (key(*n).public(), peer(&format!("10.255.0.{n}/32")))).collect();
+    peers.insert(key(9).public(), peer("10.255.15.2/32"));
+    Wished {
+        wireguard: Some(Wireguard {
+            private_key: key(1),
+            listen_port: 51820,
+            addresses: [net("10.255.0.1/32"), net("10.255.15.1/32")].into(),
+            mtu: dataplane::mtu::mtus(1500, false).wireguard,
+            peers,
+        }),
+        routes: [(net("10.255.0.0/20"), Target::Wireguard)].into(),
+        filter: Filter {
+            clamp: None,
+            foyer: Some(Foyer { prefix: net("10.255.15.0/24"), hub: addr("10.255.15.1"), api_port: 8443 }),
+        },
+        ..Default::default()
+    }
+}
+
+/// Leaf `n` at 10.255.0.n, with routes to other leaves' clients.
+pub fn leaf_wish(n: u8, path_mtu: u16, remote: &[(&str, u8)]) -> Wished {
+    let mtus = dataplane::mtu::mtus(path_mtu, false);
+    let own = Ipv4Addr::new(10, 255, 0, n);
+    let hub = WireguardPeer {
+        endpoint: Some(HUB.parse().unwrap()),
+        allowed_ips: [net("10.255.0.0/20")].into(),
+        keepalive_secs: 25,
+    };
+    let mut routes: BTreeMap<Ipv4Net, Target> =
+        remote.iter().map(|(p, o)| (net(p), Target::Owner(Ipv4Addr::new(10, 255, 0, *o)))).collect();
+    routes.insert(net("10.255.0.0/20"), Target::Wireguard);
+    Wished {
+        wireguard: Some(Wireguard {
+            private_key: key(n),
+            listen_port: 0,
+            addresses: [own.into()].into(),
+            mtu: mtus.wireguard,
+            peers: [(key(1).public(), hub)].into(),
+        }),
+        tunnel: Some(Tunnel { local: own, mtu: mtus.tunnel }),
+        routes,
+        filter: Filter { clamp: Some(mtus.mss), foyer: None },
+        ..Default::default()
+    }
+}
+
+/// One ping; whether it was answered.
+pub fn ping(lab: &Lab, from: &str, to: &str) -> bool {
+    lab.ok(from, &format!("ping -c1 -W1 {to}"))
+}
+
+/// Sends `octets` from one namespace to another over TCP and back; gives the sender's address as the receiver saw it.
+pub fn exchange(lab: &Lab, from: &str, to: &str, address: &str, octets: usize) -> Ipv4Addr {
+    let target: SocketAddr = format!("{address}:7001").parse().unwrap();
+    let listener = lab.within(to, move || TcpListener::bind(target).unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut data = vec![0; octets];
+        stream.read_exact(&mut data).unwrap();
+        stream.write_all(&data).unwrap();
+        peer
+    });
+    lab.within(from, move || {
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let data: Vec<u8> = (0..octets).map(|n| (n % 251) as u8).collect();
+        let mut writer = stream.try_clone().unwrap();
+        let copy = data.clone();
+        let writer = std::thread::spawn(move || writer.write_all(&copy).unwrap());
+        let mut back = vec![0; octets];
+        stream.read_exact(&mut back).unwrap();
+        writer.join().unwrap();
+        assert!(back == data, "the octets came back changed");
+    });
+    match server.join().unwrap() {
+        SocketAddr::V4(peer) => *peer.ip(),
+        SocketAddr::V6(peer) => panic!("IPv6 peer {peer}"),
+    }
+}
+
+/// What of ours is in a namespace: interfaces, routes, proxy neighbours, nft table.
+pub fn traces(lab: &Lab, name: &str) -> String {
+    lab.sh(
+        name,
+        "ip -o link | grep fab- || true; ip -4 route show table all proto 190; \
+         ip neigh show proxy; nft list ruleset",
+    )
+}
