@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::resource::{Fallback, resource};
-use crate::value::{Endpoint, FilePath, InterfaceName, hub_address};
+use crate::value::{Endpoint, InterfaceName, hub_address};
 
 const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
 const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
@@ -33,7 +33,6 @@ const OVERLAY: Text<Ipv4Net> = Text::checked(
 );
 const ENDPOINT: Text<Endpoint> = Text::new("address:port or host.name:port");
 const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 characters");
-const PATH: Text<FilePath> = Text::new("an absolute path");
 
 /// 169.254.0.0/16 and 100.64.0.0/10 are taken by cloud providers; a /23 holds the foyer and one /24 of nodes.
 fn overlay_usable(net: &Ipv4Net) -> bool {
@@ -156,9 +155,6 @@ resource! {
     WireGuardInterface {
         /// UDP port on which WireGuard is reached.
         listen_port: u16 = "listenPort", PORT, Fallback::Value(|| 51820);
-        /// File of the private key (base64, mode 0600); made where absent.
-        private_key_file: Option<FilePath> = "privateKeyFile", Maybe(PATH),
-            Fallback::Derived("`wireguard.key` in the state directory", |_| Some(None));
     }
 }
 

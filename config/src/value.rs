@@ -65,32 +65,6 @@ impl fmt::Display for InterfaceName {
     }
 }
 
-/// A file's absolute path.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FilePath(String);
-
-impl FilePath {
-    /// The path.
-    pub fn as_path(&self) -> &std::path::Path {
-        std::path::Path::new(&self.0)
-    }
-}
-
-impl FromStr for FilePath {
-    type Err = NotAccepted;
-
-    fn from_str(text: &str) -> Result<Self, NotAccepted> {
-        let right = text.starts_with('/') && text.len() <= 4096 && !text.chars().any(char::is_control);
-        if right { Ok(FilePath(text.into())) } else { Err(NotAccepted) }
-    }
-}
-
-impl fmt::Display for FilePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Where the hub's WireGuard is reached: `address:port`, `[address]:port` or `host.name:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
