@@ -87,8 +87,8 @@ pub struct Converge {
     pub current: watch::Sender<Option<Current>>,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
-    /// The hold time that is offered to hubs, seconds.
-    pub hold_time_secs: u16,
+    /// The speaker as configured.
+    pub router: config::BgpRouter,
     /// Neighbours that the configuration names beside the hubs.
     pub peers: Vec<config::Object<config::BgpPeer>>,
 }
@@ -136,10 +136,13 @@ impl Converge {
     }
 
     async fn start_speaker(&self, admission: &Admission) -> Option<watch::Receiver<Arc<BestPaths>>> {
-        let mut config = SpeakerConfig::new(admission.topology.asn, admission.overlay);
+        let router_id = self.router.router_id.unwrap_or(admission.overlay);
+        let mut config = SpeakerConfig::new(admission.topology.asn, router_id);
+        config.cluster_id = bgp::types::ClusterId(self.router.cluster_id.unwrap_or(router_id));
         config.publish_best_paths = true;
-        config.hold_time_secs = self.hold_time_secs;
-        match Speaker::start(config, Vec::new()).await {
+        config.hold_time_secs = self.router.hold_time_secs;
+        config.graceful_restart_secs = self.router.graceful_restart_secs;
+        match Speaker::start(config, self.router.listen.clone()).await {
             Ok(speaker) => {
                 let best = speaker.best_paths();
                 let former = self.speaker.send_replace(Some(speaker));
@@ -158,7 +161,7 @@ impl Converge {
     async fn apply(&self, admission: &Admission, keys: &NodeKeys, paths: &BestPaths, underlay: Underlay) {
         let speaker = self.speaker.borrow().clone();
         if let Some(speaker) = speaker {
-            let mut all = neighbors(admission, self.hold_time_secs);
+            let mut all = neighbors(admission, self.router.hold_time_secs);
             all.extend(self.peers.iter().map(|peer| configured(peer.name.as_str(), &peer.spec)));
             speaker.set_neighbors(all).await;
             speaker.originate(leaf::originated(admission)).await;

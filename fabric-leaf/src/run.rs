@@ -118,7 +118,7 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         speaker: speaker_tell,
         current: current_tell,
         listen_port: port,
-        hold_time_secs: config.router.spec.hold_time_secs,
+        router: config.router.spec.clone(),
         peers: config.peers.clone(),
     };
     tokio::spawn(converge.run());
