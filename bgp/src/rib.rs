@@ -4,7 +4,6 @@
 //! paths form a list, so that its loss costs what it held, and each prefix's paths form a chain. Changes only
 //! mark a prefix; [`Table::flush`] decides, once for however many changes came together.
 
-use std::hash::BuildHasher;
 
 use ahash::RandomState;
 use hashbrown::HashTable;

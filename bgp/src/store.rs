@@ -4,7 +4,6 @@
 //! a set also names its source, and whoever holds the number can tell who must not get the route back.
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use ahash::RandomState;

@@ -1,13 +1,43 @@
-//! The thread that owns the speaker.
+//! The thread that owns the speaker, and every socket with it.
+//!
+//! One event loop reads, decides and writes, so that a route passes through without changing threads. Each
+//! connection is a task that reads what is there and hands it to the speaker; one more task, woken by these and
+//! queued behind whichever of them are ready, then flushes once and writes to everybody. Nothing waits for a timer
+//! to gather changes, and nothing is flushed twice that could be flushed once.
 
-use std::net::SocketAddr;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{ErrorKind, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
 
 use super::handle::{Command, StartError};
+use crate::egress::SLICES;
+use crate::session::Millis;
 use crate::settings::SpeakerConfig;
+use crate::speaker::{Action, ConnId, Direction, Speaker};
+use crate::types::PeerKey;
 use crate::view::BestPaths;
+
+/// Connections that the kernel may hold for us; it cuts this at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// What one read takes at most.
+const READ_BYTES: usize = 256 << 10;
+/// What one turn writes to one connection at most, before others get theirs.
+const WRITE_BYTES: usize = 4 << 20;
+/// A dial that has no answer by then has failed.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a last message may take to be taken by the peer.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Opens the listening sockets and starts the thread.
 pub(super) async fn start(
@@ -16,6 +46,420 @@ pub(super) async fn start(
     inbox: mpsc::Receiver<Command>,
     publish: watch::Sender<Arc<BestPaths>>,
 ) -> Result<Vec<SocketAddr>, StartError> {
-    let _ = (config, publish, oneshot::channel::<()>(), inbox);
-    Ok(listen)
+    let mut sockets = Vec::new();
+    let mut listening = Vec::new();
+    for address in listen {
+        let fail = |source| StartError::Listen { address, source };
+        let socket = listen_on(address).map_err(fail)?;
+        listening.push(socket.local_addr().map_err(fail)?);
+        sockets.push(socket);
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    let run = move || {
+        let tasks = LocalSet::new();
+        tasks.block_on(&runtime, run(config, sockets, inbox, publish));
+        runtime.shutdown_timeout(Duration::ZERO);
+    };
+    std::thread::Builder::new().name("bgp".into()).spawn(run).map_err(StartError::Thread)?;
+    Ok(listening)
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A connection's socket, as the flusher sees it.
+struct Wire {
+    id: ConnId,
+    stream: Rc<TcpStream>,
+    /// The socket took no more; its task waits for it.
+    blocked: bool,
+    /// Wakes the connection's task.
+    waker: Option<Waker>,
+}
+
+struct Inner {
+    speaker: Speaker,
+    /// By [`ConnId::slot`].
+    wires: Vec<Option<Wire>>,
+    buffer: Box<[u8]>,
+    publish: watch::Sender<Arc<BestPaths>>,
+}
+
+/// What all tasks of the thread share. No borrow of `inner` lasts over an await.
+struct Shared {
+    inner: RefCell<Inner>,
+    started: Instant,
+    flush: Notify,
+    timer: Notify,
+}
+
+impl Shared {
+    fn now(&self) -> Millis {
+        self.started.elapsed().as_millis() as Millis
+    }
+
+    /// After anything was told to the speaker: does its actions, and has the rest done behind what is ready.
+    fn settle(self: &Rc<Self>, inner: &mut Inner, timer_was: Millis) {
+        while let Some(action) = inner.speaker.next_action() {
+            match action {
+                Action::Close(id, farewell) => close(inner, id, farewell),
+                Action::Dial { peer, to, from } => {
+                    spawn_local(dial(Rc::clone(self), peer, to, from));
+                }
+            }
+        }
+        if inner.speaker.deadline() < timer_was {
+            self.timer.notify_one();
+        }
+        self.flush.notify_one();
+    }
+
+    /// Tells the speaker something.
+    fn tell<T>(self: &Rc<Self>, what: impl FnOnce(&mut Speaker, Millis) -> T) -> T {
+        let mut inner = self.inner.borrow_mut();
+        let timer_was = inner.speaker.deadline();
+        let answer = what(&mut inner.speaker, self.now());
+        self.settle(&mut inner, timer_was);
+        answer
+    }
+}
+
+async fn run(
+    config: SpeakerConfig,
+    sockets: Vec<std::net::TcpListener>,
+    mut inbox: mpsc::Receiver<Command>,
+    publish: watch::Sender<Arc<BestPaths>>,
+) {
+    let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let inner = Inner {
+        speaker: Speaker::new(config, seed, 0),
+        wires: Vec::new(),
+        buffer: vec![0; READ_BYTES].into(),
+        publish,
+    };
+    let shared = Rc::new(Shared {
+        inner: RefCell::new(inner),
+        started: Instant::now(),
+        flush: Notify::new(),
+        timer: Notify::new(),
+    });
+    let mut background = vec![spawn_local(flusher(Rc::clone(&shared))), spawn_local(timer(Rc::clone(&shared)))];
+    for socket in sockets {
+        match TcpListener::from_std(socket) {
+            Ok(listener) => background.push(spawn_local(accept(Rc::clone(&shared), listener))),
+            Err(e) => tracing::error!("listening socket lost: {e}"),
+        }
+    }
+    let mut done = None;
+    while let Some(command) = inbox.recv().await {
+        if let Command::Shutdown(reason, answer) = command {
+            flush_and_write(&shared, &mut shared.inner.borrow_mut());
+            shared.tell(|s, now| s.shutdown(&reason, now));
+            done = Some(answer);
+            break;
+        }
+        obey(&shared, command);
+    }
+    if done.is_none() {
+        shared.tell(|s, now| s.shutdown("", now));
+    }
+    for task in background {
+        task.abort();
+    }
+    // The last messages are written by tasks of their own; they end by themselves.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(inbox);
+    if let Some(answer) = done {
+        let _ = answer.send(());
+    }
+}
+
+fn obey(shared: &Rc<Shared>, command: Command) {
+    // Who asked may have gone; that is no fault.
+    match command {
+        Command::SetDynamicPeers(peers, done) => {
+            shared.tell(|s, now| s.set_dynamic_peers(peers, now));
+            let _ = done.send(());
+        }
+        Command::SetNeighbors(neighbors, done) => {
+            shared.tell(|s, now| s.set_neighbors(neighbors, now));
+            let _ = done.send(());
+        }
+        Command::Originate(routes, done) => {
+            shared.tell(|s, _| s.originate(routes));
+            let _ = done.send(());
+        }
+        Command::Peers(done) => drop(done.send(shared.tell(|s, now| s.peers(now)))),
+        Command::Routes(query, done) => {
+            let routes = shared.tell(|s, _| {
+                s.flush();
+                s.routes(&query)
+            });
+            let _ = done.send(routes);
+        }
+        Command::Rejected(done) => drop(done.send(shared.tell(|s, _| s.rejected()))),
+        Command::Summary(done) => drop(done.send(shared.tell(|s, now| s.summary(now)))),
+        Command::Shutdown(..) => {}
+    }
+}
+
+async fn timer(shared: Rc<Shared>) {
+    loop {
+        let deadline = shared.inner.borrow().speaker.deadline();
+        let now = shared.now();
+        if deadline <= now {
+            shared.tell(Speaker::tick);
+            continue;
+        }
+        let wait = tokio::time::sleep(Duration::from_millis(deadline.min(now + 3_600_000) - now));
+        tokio::select! {
+            () = wait => {}
+            () = shared.timer.notified() => {}
+        }
+    }
+}
+
+async fn accept(shared: Rc<Shared>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, remote)) => adopt(&shared, stream, remote.ip(), Direction::In),
+            Err(e) => {
+                // No descriptors or no memory: others may give some back.
+                tracing::warn!("accept: {e}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<IpAddr>) {
+    let attempt = async {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(from) = from {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        socket.connect(to).await
+    };
+    let outcome = match tokio::time::timeout(DIAL_TIMEOUT, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ErrorKind::TimedOut.into()),
+    };
+    match outcome {
+        Ok(stream) => adopt(&shared, stream, to.ip(), Direction::Out(peer)),
+        Err(e) => shared.tell(|s, now| s.dial_failed(&peer, &format!("connect to {to}: {e}"), now)),
+    }
+}
+
+/// Makes a new connection the speaker's, or sends it away.
+fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Direction) {
+    // Without this, a second change within 40 ms would wait for the peer's delayed ACK.
+    let _ = stream.set_nodelay(true);
+    let stream = Rc::new(stream);
+    let verdict = shared.tell(|s, now| s.connected(remote, direction, now));
+    match verdict {
+        Ok(id) => {
+            let mut inner = shared.inner.borrow_mut();
+            if inner.wires.len() <= id.slot() {
+                inner.wires.resize_with(id.slot() + 1, || None);
+            }
+            let wire = Wire { id, stream: Rc::clone(&stream), blocked: false, waker: None };
+            inner.wires[id.slot()] = Some(wire);
+            spawn_local(serve(Rc::clone(shared), id, stream));
+        }
+        Err(refusal) => {
+            spawn_local(farewell(stream, refusal));
+        }
+    }
+}
+
+/// Takes a connection out of use; its last octets go out by a task of their own.
+fn close(inner: &mut Inner, id: ConnId, last: Vec<u8>) {
+    let Some(slot) = inner.wires.get_mut(id.slot()) else { return };
+    if let Some(wire) = slot.take_if(|w| w.id == id) {
+        if let Some(waker) = wire.waker {
+            waker.wake();
+        }
+        spawn_local(farewell(wire.stream, last));
+    }
+}
+
+/// Writes the last octets and waits a little for the peer's end, lest a reset destroy them under way.
+async fn farewell(stream: Rc<TcpStream>, last: Vec<u8>) {
+    let talk = async {
+        let mut rest = &last[..];
+        while !rest.is_empty() {
+            stream.writable().await?;
+            match stream.try_write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // The connection's own task has ended or is about to: nobody else holds the socket then.
+        let mut stream = stream;
+        let mut tries = 0;
+        let mut owned = loop {
+            match Rc::try_unwrap(stream) {
+                Ok(owned) => break owned,
+                Err(_) if tries > 100 => return Ok(()),
+                Err(shared) => stream = shared,
+            }
+            tries += 1;
+            tokio::task::yield_now().await;
+        };
+        owned.shutdown().await?;
+        let mut sink = [0; 4096];
+        while owned.read(&mut sink).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, talk).await;
+}
+
+/// Why a connection's task ends.
+enum Over {
+    /// The socket says so.
+    Broken(String),
+    /// The speaker has closed it.
+    Closed,
+}
+
+/// One connection: reads whenever there is something, writes when a full socket has room again.
+async fn serve(shared: Rc<Shared>, id: ConnId, stream: Rc<TcpStream>) {
+    match poll_fn(|cx| ready(&shared, id, &stream, cx)).await {
+        Over::Closed => {}
+        Over::Broken(how) => shared.tell(|s, now| s.closed(id, &how, now)),
+    }
+}
+
+/// Reads once if there is something, hands it over, and writes on if the socket was full.
+fn ready(shared: &Rc<Shared>, id: ConnId, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<Over> {
+    let mut guard = shared.inner.borrow_mut();
+    let inner = &mut *guard;
+    let Some(wire) = inner.wires.get_mut(id.slot()).and_then(Option::as_mut).filter(|w| w.id == id) else {
+        return Poll::Ready(Over::Closed);
+    };
+    if !wire.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+        wire.waker = Some(cx.waker().clone());
+    }
+    if wire.blocked
+        && let Poll::Ready(Ok(())) = stream.poll_write_ready(cx)
+    {
+        wire.blocked = false;
+        if let Err(how) = write(&mut inner.speaker, wire, shared.now()) {
+            return Poll::Ready(Over::Broken(how));
+        }
+        // Registers for the next time that there is room; or there is, and others may write first.
+        if wire.blocked && stream.poll_write_ready(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+    if let Poll::Ready(outcome) = stream.poll_read_ready(cx) {
+        match outcome.and_then(|()| stream.try_read(&mut inner.buffer)) {
+            Ok(0) => return Poll::Ready(Over::Broken("the peer closed the connection".into())),
+            Ok(n) => {
+                let timer_was = inner.speaker.deadline();
+                inner.speaker.received(id, &inner.buffer[..n], shared.now());
+                if n < inner.buffer.len() {
+                    // A short read has emptied the socket: no need to be told so by another one.
+                    let empty = || std::io::Result::<()>::Err(ErrorKind::WouldBlock.into());
+                    let _ = stream.try_io(Interest::READABLE, empty);
+                }
+                shared.settle(inner, timer_was);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Poll::Ready(Over::Broken(e.to_string())),
+        }
+        // Registers for what comes next; what is there already waits until others had their turn.
+        if stream.poll_read_ready(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+    Poll::Pending
+}
+
+/// Writes what the speaker has for a connection, until there is no more, or the socket is full.
+fn write(speaker: &mut Speaker, wire: &mut Wire, now: Millis) -> Result<bool, String> {
+    let mut sum = 0;
+    while sum < WRITE_BYTES {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let n = speaker.gather(wire.id, &mut slices);
+        if n == 0 {
+            return Ok(true);
+        }
+        let offered: usize = slices[..n].iter().map(|s| s.len()).sum();
+        let written = if n == 1 {
+            wire.stream.try_write(&slices[0])
+        } else {
+            wire.stream.try_write_vectored(&slices[..n])
+        };
+        match written {
+            Ok(n) => {
+                speaker.wrote(wire.id, n, now);
+                sum += n;
+                if n < offered {
+                    continue;
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                wire.blocked = true;
+                if let Some(waker) = &wire.waker {
+                    waker.wake_by_ref();
+                }
+                return Ok(true);
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    Ok(false)
+}
+
+async fn flusher(shared: Rc<Shared>) {
+    loop {
+        shared.flush.notified().await;
+        let more = flush_and_write(&shared, &mut shared.inner.borrow_mut());
+        if more {
+            shared.flush.notify_one();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One flush, and everybody's writes; returns whether somebody has more to write.
+fn flush_and_write(shared: &Rc<Shared>, inner: &mut Inner) -> bool {
+    inner.speaker.flush();
+    let now = shared.now();
+    let mut more = false;
+    let mut broken = Vec::new();
+    let mut slot = 0;
+    while let Some(id) = inner.speaker.next_with_output(slot) {
+        slot = id.slot() + 1;
+        let wire = inner.wires.get_mut(id.slot()).and_then(Option::as_mut).filter(|w| w.id == id && !w.blocked);
+        let Some(wire) = wire else { continue };
+        match write(&mut inner.speaker, wire, now) {
+            Ok(done) => more |= !done,
+            Err(how) => broken.push((id, how)),
+        }
+    }
+    inner.speaker.trim_log();
+    let timer_was = inner.speaker.deadline();
+    for (id, how) in &broken {
+        inner.speaker.closed(*id, how, now);
+    }
+    if !broken.is_empty() {
+        shared.settle(inner, timer_was);
+    }
+    if let Some(paths) = inner.speaker.take_best_paths() {
+        inner.publish.send_replace(paths);
+    }
+    more
 }

@@ -1,0 +1,244 @@
+//! A neighbour over all its connections: how it is dialled, and what is kept when its session is lost.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::message::GracefulRestart;
+use crate::policy::ImportPolicy;
+use crate::session::{End, Millis};
+use crate::settings::Neighbor;
+use crate::store::SourceId;
+use crate::types::PeerKey;
+
+/// The first retry comes this soon.
+pub const FIRST_RETRY_MS: u64 = 200;
+/// Later ones never later than this.
+pub const LAST_RETRY_MS: u64 = 4_000;
+/// A session that lasted this long makes the next retry a first one again.
+pub const GOOD_SESSION_MS: u64 = 10_000;
+/// How long stale routes wait for the End-of-RIB of a peer that has come back.
+pub const STALE_AFTER_RETURN_SECS: u64 = 360;
+/// How long a dynamic peer that has gone is still shown.
+pub const GONE_SHOWN_SECS: u64 = 600;
+
+/// When a neighbour is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dial {
+    /// A connection is there, or it is never dialled.
+    Rest,
+    /// The next attempt's time.
+    At(Millis),
+    /// An attempt is under way.
+    Trying,
+}
+
+/// Where a neighbour comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A `Neighbor` of the configuration.
+    Named(Neighbor),
+    /// A dynamic peer: the name of its `BGPDynamicPeer`, whether it is a client, and its policy if enrolled.
+    Dynamic {
+        /// The name of the `BGPDynamicPeer`.
+        group: String,
+        /// Whether it is a route-reflector client.
+        client: bool,
+        /// Its AS number.
+        remote_asn: u32,
+        /// What it may send; `None`: everything.
+        policy: Option<Arc<ImportPolicy>>,
+    },
+}
+
+/// Counters over all sessions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Messages received.
+    pub messages_in: u64,
+    /// UPDATEs received.
+    pub updates_in: u64,
+    /// Octets received.
+    pub bytes_in: u64,
+    /// Octets sent.
+    pub bytes_out: u64,
+    /// Announcements rejected.
+    pub rejections: u64,
+    /// UPDATEs that counted as withdrawals (RFC 7606).
+    pub treated_as_withdraw: u64,
+}
+
+impl Totals {
+    /// Adds another session's counters.
+    pub fn add(&mut self, other: &Totals) {
+        self.messages_in += other.messages_in;
+        self.updates_in += other.updates_in;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.rejections += other.rejections;
+        self.treated_as_withdraw += other.treated_as_withdraw;
+    }
+}
+
+/// A neighbour.
+#[derive(Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub key: PeerKey,
+    /// Its address.
+    pub address: IpAddr,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Its connections, by slot: one, or two while they collide.
+    pub conns: Vec<usize>,
+    /// Under which number its paths are held.
+    pub source: Option<SourceId>,
+    /// When stale paths go; `None`: there are none.
+    pub stale_until: Option<Millis>,
+    /// When it is dialled.
+    pub dial: Dial,
+    /// The wait before the attempt after the next one.
+    pub backoff_ms: u64,
+    /// Since when its shown state holds.
+    pub since: Millis,
+    /// The last error, in words.
+    pub last_error: Option<String>,
+    /// How often it was Established.
+    pub established_count: u64,
+    /// Counters of its ended sessions.
+    pub totals: Totals,
+}
+
+impl Peer {
+    /// A neighbour without connections.
+    pub fn new(key: PeerKey, address: IpAddr, origin: Origin, now: Millis) -> Peer {
+        let dial = if matches!(origin, Origin::Named(_)) { Dial::At(now) } else { Dial::Rest };
+        Peer {
+            key,
+            address,
+            origin,
+            conns: Vec::new(),
+            source: None,
+            stale_until: None,
+            dial,
+            backoff_ms: FIRST_RETRY_MS,
+            since: now,
+            last_error: None,
+            established_count: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// Whether it is a route-reflector client.
+    pub fn client(&self) -> bool {
+        match &self.origin {
+            Origin::Named(n) => n.route_reflector_client,
+            Origin::Dynamic { client, .. } => *client,
+        }
+    }
+
+    /// The AS number that it must have.
+    pub fn remote_asn(&self) -> u32 {
+        match &self.origin {
+            Origin::Named(n) => n.remote_asn,
+            Origin::Dynamic { remote_asn, .. } => *remote_asn,
+        }
+    }
+
+    /// What it may send; `None`: everything.
+    pub fn policy(&self) -> Option<&Arc<ImportPolicy>> {
+        match &self.origin {
+            Origin::Named(_) => None,
+            Origin::Dynamic { policy, .. } => policy.as_ref(),
+        }
+    }
+
+    /// How long its routes are kept after its session was lost in whatever way, in seconds.
+    pub fn fail_static_secs(&self) -> u32 {
+        match &self.origin {
+            Origin::Named(n) => n.fail_static_secs,
+            Origin::Dynamic { .. } => 0,
+        }
+    }
+
+    /// Plans the next dial after a failure or a lost session; `luck` is any number.
+    pub fn retry(&mut self, now: Millis, luck: u64) {
+        if matches!(self.origin, Origin::Named(_)) && self.conns.is_empty() {
+            // From three quarters of the wait to all of it: never together, never later than promised.
+            let wait = self.backoff_ms * 3 / 4 + luck % (self.backoff_ms / 4 + 1);
+            self.dial = Dial::At(now + wait);
+            self.backoff_ms = (self.backoff_ms * 2).min(LAST_RETRY_MS);
+        }
+    }
+
+    /// How long to keep the routes of a session that has ended so, in seconds; 0: not at all.
+    pub fn retention_secs(&self, end: &End, gr: Option<&GracefulRestart>) -> u64 {
+        let asked = gr.map_or(0, |gr| {
+            let survives = match end {
+                End::Lost(_) => true,
+                End::Received(n) => gr.notification && !n.is_hard_reset(),
+                // What we end because the peer broke a rule, or must go, takes its routes along; its silence and
+                // its second connection do not.
+                End::Sent(n) => matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
+                    || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION),
+            };
+            if survives { u64::from(gr.restart_secs) } else { 0 }
+        });
+        asked.max(u64::from(self.fail_static_secs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Notification;
+
+    fn neighbor(fail_static_secs: u32) -> Peer {
+        let address = IpAddr::from([10, 255, 0, 1]);
+        let mut n = Neighbor::new("hub", address, 64512);
+        n.fail_static_secs = fail_static_secs;
+        Peer::new(PeerKey::Named("hub".into()), address, Origin::Named(n), 0)
+    }
+
+    #[test]
+    fn the_first_retry_is_quick_and_no_wait_exceeds_the_limit() {
+        for luck in [0, 1, 49, 12345, u64::MAX] {
+            let mut p = neighbor(0);
+            let mut now = 0;
+            for i in 0..10 {
+                p.retry(now, luck);
+                let Dial::At(at) = p.dial else { panic!() };
+                let wait = at - now;
+                assert!(wait >= 150 && wait <= if i == 0 { 250 } else { LAST_RETRY_MS }, "{i}: {wait}");
+                now = at;
+            }
+            assert_eq!(p.backoff_ms, LAST_RETRY_MS);
+        }
+    }
+
+    #[test]
+    fn what_survives_which_end() {
+        let gr = |notification| GracefulRestart {
+            notification,
+            restart_secs: 120,
+            families: [true; 2],
+            ..GracefulRestart::default()
+        };
+        let lost = End::Lost("reset".into());
+        let shutdown = End::Received(Notification::cease(2));
+        let hard = End::Received(Notification::cease(9));
+        let silent = End::Sent(Notification::new(4, 0, vec![]));
+        let broke_a_rule = End::Sent(Notification::new(3, 1, vec![]));
+        let p = neighbor(0);
+        assert_eq!(p.retention_secs(&lost, None), 0);
+        assert_eq!(p.retention_secs(&lost, Some(&gr(false))), 120);
+        assert_eq!(p.retention_secs(&shutdown, Some(&gr(false))), 0);
+        assert_eq!(p.retention_secs(&shutdown, Some(&gr(true))), 120);
+        assert_eq!(p.retention_secs(&hard, Some(&gr(true))), 0);
+        assert_eq!(p.retention_secs(&silent, Some(&gr(true))), 120);
+        assert_eq!(p.retention_secs(&broke_a_rule, Some(&gr(true))), 0);
+        let p = neighbor(43_200);
+        for end in [lost, shutdown, hard, silent, broke_a_rule] {
+            assert_eq!(p.retention_secs(&end, Some(&gr(true))), 43_200, "fail static: {end:?}");
+        }
+    }
+}

@@ -1,0 +1,471 @@
+//! Neighbours: who may connect, who is dialled, and what outlives a session.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::{Action, Conn, Direction, Speaker};
+use crate::attributes::Attributes;
+use crate::egress::Member;
+use crate::message::{Notification, cease};
+use crate::peer::{
+    Dial, FIRST_RETRY_MS, GONE_SHOWN_SECS, GOOD_SESSION_MS, Origin, Peer, STALE_AFTER_RETURN_SECS,
+};
+use crate::policy::{Admission, ImportPolicy};
+use crate::session::{End, Millis, State};
+use crate::settings::{DynamicPeers, Neighbor, Originated};
+use crate::store::SourceId;
+use crate::types::{Family, PeerKey, Prefix};
+
+type Refusal = (&'static str, Notification);
+
+impl Speaker {
+    /// Whose connection this is, and whether we dialled it.
+    pub(super) fn admit(
+        &mut self,
+        remote: IpAddr,
+        direction: Direction,
+        now: Millis,
+    ) -> Result<(PeerKey, bool), Refusal> {
+        if self.stopped {
+            return Err(("shutting-down", Notification::cease(cease::ADMINISTRATIVE_SHUTDOWN)));
+        }
+        if self.conns.len() - self.free.len() >= self.config.session_limit {
+            return Err(("session-limit", Notification::cease(cease::OUT_OF_RESOURCES)));
+        }
+        match direction {
+            Direction::Out(key) if self.peers.contains_key(&key) => Ok((key, true)),
+            Direction::Out(_) => Err(("neighbour-removed", Notification::cease(cease::PEER_DECONFIGURED))),
+            Direction::In => {
+                let named = |p: &&Peer| p.address == remote && matches!(p.origin, Origin::Named(_));
+                match self.peers.values().find(named) {
+                    Some(peer) => Ok((peer.key.clone(), false)),
+                    None => self.admit_dynamic(remote, now).map(|key| (key, false)),
+                }
+            }
+        }
+    }
+
+    fn admit_dynamic(&mut self, remote: IpAddr, now: Millis) -> Result<PeerKey, Refusal> {
+        let origin = self.dynamic_origin(remote).ok_or_else(|| {
+            let known = self.groups.iter().any(|g| g.source_prefixes.iter().any(|p| p.contains(&remote)));
+            let why = if known { "not-enrolled" } else { "no-source-prefix" };
+            (why, Notification::cease(cease::CONNECTION_REJECTED))
+        })?;
+        let key = PeerKey::Dynamic(remote);
+        let Origin::Dynamic { group, .. } = &origin else { return Ok(key) };
+        let limit = self.groups.iter().find(|g| g.name == *group).map_or(0, |g| g.limit);
+        let of_group = |p: &&Peer| matches!(&p.origin, Origin::Dynamic { group: g, .. } if g == group);
+        let known = self.peers.get(&key).is_some_and(|p| !p.conns.is_empty());
+        // Counting is needed only where the limit can be reached at all.
+        if !known
+            && self.conns.len() >= limit
+            && self.peers.values().filter(of_group).filter(|p| !p.conns.is_empty()).count() >= limit
+        {
+            return Err(("dynamic-peer-limit", Notification::cease(cease::OUT_OF_RESOURCES)));
+        }
+        match self.peers.get_mut(&key) {
+            Some(peer) => peer.origin = origin,
+            None => {
+                self.peers.insert(key.clone(), Peer::new(key.clone(), remote, origin, now));
+            }
+        }
+        Ok(key)
+    }
+
+    /// What the most specific matching group says of an address; `None`: it may not connect.
+    fn dynamic_origin(&self, remote: IpAddr) -> Option<Origin> {
+        let matches = self.groups.iter().flat_map(|g| g.source_prefixes.iter().map(move |p| (g, p)));
+        let (group, _) = matches.filter(|(_, p)| p.contains(&remote)).max_by_key(|(_, p)| p.prefix_len())?;
+        let policy = match &group.admission {
+            Admission::Open => None,
+            Admission::Enrolled(all) => Some(Arc::clone(all.get(&remote)?)),
+        };
+        Some(Origin::Dynamic {
+            group: group.name.clone(),
+            client: group.route_reflector_client,
+            remote_asn: group.remote_asn,
+            policy,
+        })
+    }
+
+    /// A session came up: gives it its source, a place on the log, and the whole table.
+    pub(super) fn established(&mut self, slot: usize, now: Millis) {
+        self.flush();
+        let Some(conn) = self.conn(slot) else { return };
+        let Some(negotiated) = conn.session.negotiated().cloned() else { return };
+        let key = conn.peer.clone();
+        let Some(peer) = self.peers.get(&key) else { return };
+        let (address, client, kept) = (peer.address, peer.client(), peer.source);
+        let fail_static = peer.fail_static_secs() > 0;
+        let router_id = negotiated.peer.router_id;
+        let same = kept.filter(|s| self.sources.get(*s).is_some_and(|s| s.router_id == router_id && s.client == client));
+        if let (Some(old), None) = (kept, same) {
+            self.drop_source(old);
+        }
+        let source = match same.or_else(|| self.sources.add(key.clone(), address, router_id, client)) {
+            Some(source) => source,
+            None => return self.stop(slot, Notification::cease(cease::OUT_OF_RESOURCES), now),
+        };
+        for family in Family::ALL {
+            // RFC 4724 section 4.2; fail static needs no forwarding bit, for next hops are not the peer's.
+            let gr = negotiated.graceful_restart.unwrap_or_default();
+            let survives = gr.families[family.index()] && gr.forwarding[family.index()];
+            if !(survives || fail_static) {
+                self.purge_family(source, family, true);
+            }
+        }
+        let uid = self.sources.get(source).map_or(u64::MAX, |s| s.uid);
+        let head = self.log.head();
+        let restarting = self.restarting.is_some();
+        if let Some(Some(conn)) = self.conns.get_mut(slot) {
+            conn.source = Some(source);
+            conn.uid = uid;
+            conn.established_at = now;
+            let families = negotiated.families;
+            conn.out.join(Member { uid, client, families, extended: negotiated.extended }, head);
+            conn.out.snapshot = families.map(|on| on.then_some(0));
+            if !restarting {
+                conn.out.end_of_rib = families.map(|on| on.then_some(head));
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.source = Some(source);
+            peer.since = now;
+            peer.established_count += 1;
+            if peer.stale_until.is_some() {
+                peer.stale_until = Some(now + STALE_AFTER_RETURN_SECS * 1000);
+                self.wake(now + STALE_AFTER_RETURN_SECS * 1000);
+            }
+        }
+        if negotiated.graceful_restart.is_none() {
+            self.no_longer_expected(address);
+        }
+        if let Some(Some(conn)) = self.conns.get(slot) {
+            let deadline = conn.session.deadline();
+            self.wake(deadline);
+        }
+        self.publish |= self.config.publish_best_paths;
+    }
+
+    /// The peer has sent everything of a family: what is stale still, is gone.
+    pub(super) fn end_of_rib_from(&mut self, slot: usize, family: Family) {
+        let Some(conn) = self.conn(slot) else { return };
+        let Some(source) = conn.source else { return };
+        let key = conn.peer.clone();
+        let last = conn.session.negotiated().is_some_and(|n| {
+            let named: Vec<Family> = Family::ALL.into_iter().filter(|f| n.families[f.index()]).collect();
+            named.last() == Some(&family)
+        });
+        self.purge_family(source, family, true);
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let address = peer.address;
+        if self.v4.held(source).stale == 0 && self.v6.held(source).stale == 0 {
+            peer.stale_until = None;
+        }
+        self.publish |= self.config.publish_best_paths;
+        if last {
+            self.no_longer_expected(address);
+        }
+    }
+
+    fn no_longer_expected(&mut self, address: IpAddr) {
+        if let Some((_, expected)) = &mut self.restarting {
+            expected.remove(&address);
+            if expected.is_empty() {
+                self.restart_done();
+            }
+        }
+    }
+
+    /// The restart is over: everybody gets the End-of-RIB that was held back.
+    pub(super) fn restart_done(&mut self) {
+        self.flush();
+        self.restarting = None;
+        let head = self.log.head();
+        for conn in self.conns.iter_mut().flatten().filter(|c| c.source.is_some()) {
+            if let Some(member) = conn.out.member() {
+                conn.out.end_of_rib = member.families.map(|on| on.then_some(head));
+            }
+        }
+    }
+
+    /// What remains when a session is over.
+    pub(super) fn session_over(&mut self, slot: usize, conn: Conn, end: End, now: Millis) {
+        let luck = self.luck();
+        let Some(peer) = self.peers.get_mut(&conn.peer) else { return };
+        peer.conns.retain(|s| *s != slot);
+        peer.totals.add(&conn.totals);
+        if peer.conns.is_empty() || conn.source.is_some() {
+            peer.since = now;
+        }
+        peer.last_error = Some(match &end {
+            End::Sent(n) => format!("sent {n}"),
+            End::Received(n) => format!("received {n}"),
+            End::Lost(how) => how.clone(),
+        });
+        if conn.source.is_some() && now >= conn.established_at + GOOD_SESSION_MS {
+            peer.backoff_ms = FIRST_RETRY_MS;
+        }
+        peer.retry(now, luck);
+        let retry = peer.dial;
+        if let Some(source) = conn.source {
+            let gr = conn.session.negotiated().and_then(|n| n.graceful_restart);
+            let keep_secs = peer.retention_secs(&end, gr.as_ref());
+            let covered = gr.map_or([false; 2], |gr| gr.families);
+            let fail_static = peer.fail_static_secs() > 0;
+            if keep_secs == 0 {
+                peer.source = None;
+                peer.stale_until = None;
+                self.drop_source(source);
+            } else {
+                let until = now + keep_secs * 1000;
+                peer.stale_until = Some(until);
+                self.wake(until);
+                for family in Family::ALL {
+                    match family {
+                        _ if !(covered[family.index()] || fail_static) => self.purge_family(source, family, false),
+                        Family::Ipv4 => self.v4.mark_stale(source),
+                        Family::Ipv6 => self.v6.mark_stale(source),
+                    }
+                }
+            }
+            self.publish |= self.config.publish_best_paths;
+        }
+        if let Dial::At(at) = retry {
+            self.wake(at);
+        }
+        self.wake(now + GONE_SHOWN_SECS * 1000);
+    }
+
+    /// Removes a source with all its paths.
+    fn drop_source(&mut self, source: SourceId) {
+        for family in Family::ALL {
+            self.purge_family(source, family, false);
+        }
+        self.ending.push(source);
+    }
+
+    /// A dialled connection did not come about.
+    pub fn dial_failed(&mut self, key: &PeerKey, why: &str, now: Millis) {
+        let luck = self.luck();
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.dial == Dial::Trying {
+            peer.last_error = Some(why.to_string());
+            peer.retry(now, luck);
+            if let Dial::At(at) = peer.dial {
+                self.wake(at);
+            }
+        }
+    }
+
+    pub(super) fn tick_peers(&mut self, now: Millis) {
+        let mut expired = Vec::new();
+        let mut gone = Vec::new();
+        for (key, peer) in &mut self.peers {
+            if peer.stale_until.is_some_and(|at| at <= now) {
+                expired.push(key.clone());
+            }
+            if let (Dial::At(at), Origin::Named(n)) = (peer.dial, &peer.origin)
+                && at <= now
+                && !self.stopped
+            {
+                peer.dial = Dial::Trying;
+                let to = SocketAddr::new(n.address, n.port);
+                self.actions.push_back(Action::Dial { peer: key.clone(), to, from: n.local_address });
+            }
+            let idle = matches!(peer.origin, Origin::Dynamic { .. }) && peer.conns.is_empty();
+            let forgotten = peer.since + GONE_SHOWN_SECS * 1000;
+            if idle && peer.source.is_none() && forgotten <= now {
+                gone.push(key.clone());
+            }
+            let stale = peer.stale_until.filter(|at| *at > now);
+            let dial = if let Dial::At(at) = peer.dial { Some(at).filter(|_| !self.stopped) } else { None };
+            let forget = idle.then_some(forgotten.max(now + 1000));
+            let next = [stale, dial, forget].into_iter().flatten().min().unwrap_or(Millis::MAX);
+            self.wake_at = self.wake_at.min(next);
+        }
+        gone.iter().for_each(|key| drop(self.peers.remove(key)));
+        for key in expired {
+            self.retention_over(&key);
+        }
+    }
+
+    /// Stale routes have been kept long enough.
+    fn retention_over(&mut self, key: &PeerKey) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        peer.stale_until = None;
+        let Some(source) = peer.source else { return };
+        let up = peer.conns.iter().any(|s| self.conns[*s].as_ref().is_some_and(|c| c.source.is_some()));
+        if up {
+            for family in Family::ALL {
+                self.purge_family(source, family, true);
+            }
+        } else {
+            peer.source = None;
+            self.drop_source(source);
+        }
+        self.publish |= self.config.publish_best_paths;
+    }
+
+    /// Replaces the dynamic peers.
+    pub fn set_dynamic_peers(&mut self, groups: Vec<DynamicPeers>, now: Millis) {
+        self.groups = groups;
+        let dynamic: Vec<(PeerKey, IpAddr)> = self
+            .peers
+            .values()
+            .filter(|p| matches!(p.origin, Origin::Dynamic { .. }))
+            .map(|p| (p.key.clone(), p.address))
+            .collect();
+        for (key, address) in dynamic {
+            match self.dynamic_origin(address) {
+                Some(origin) => self.renew(&key, origin, now),
+                None => self.expel(&key, "no longer admitted", now),
+            }
+        }
+    }
+
+    /// Gives a dynamic peer what its group and admission say now.
+    fn renew(&mut self, key: &PeerKey, origin: Origin, now: Millis) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let same_kind = match (&peer.origin, &origin) {
+            (
+                Origin::Dynamic { client, remote_asn, policy, .. },
+                Origin::Dynamic { client: c, remote_asn: r, policy: p, .. },
+            ) => client == c && remote_asn == r && policy.is_some() == p.is_some(),
+            _ => false,
+        };
+        let policy_changed = match (peer.policy(), &origin) {
+            (Some(old), Origin::Dynamic { policy: Some(new), .. }) => !Arc::ptr_eq(old, new) && **old != **new,
+            _ => false,
+        };
+        peer.origin = origin;
+        if !same_kind {
+            let conns = peer.conns.clone();
+            for slot in conns {
+                self.stop(slot, Notification::cease(cease::OTHER_CONFIGURATION_CHANGE), now);
+            }
+        } else if policy_changed {
+            self.policy_changed(key, now);
+        }
+    }
+
+    /// The soft refresh of one neighbour.
+    fn policy_changed(&mut self, key: &PeerKey, now: Millis) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let (policy, source, conns) = (peer.policy().cloned(), peer.source, peer.conns.clone());
+        let mut up = None;
+        for slot in conns {
+            if let Some(Some(conn)) = self.conns.get_mut(slot) {
+                conn.policy.clone_from(&policy);
+                up = conn.source.map(|_| slot).or(up);
+            }
+        }
+        if let Some(source) = source {
+            self.judge_again(source, up, policy.as_deref());
+        }
+        if let Some(slot) = up
+            && let Err(n) = self.over_limit(slot)
+        {
+            self.stop(slot, n, now);
+        }
+    }
+
+    /// Ends what a neighbour has, at once and with its routes.
+    fn expel(&mut self, key: &PeerKey, why: &str, now: Millis) {
+        let conns = self.peers.get(key).map(|p| p.conns.clone()).unwrap_or_default();
+        for slot in conns {
+            self.stop(slot, Notification::cease_with_text(cease::PEER_DECONFIGURED, why), now);
+        }
+        if let Some(source) = self.peers.remove(key).and_then(|p| p.source) {
+            self.drop_source(source);
+        }
+    }
+
+    /// Replaces the neighbours that are dialled.
+    pub fn set_neighbors(&mut self, neighbors: Vec<Neighbor>, now: Millis) {
+        let wished: BTreeMap<PeerKey, Neighbor> =
+            neighbors.into_iter().map(|n| (PeerKey::Named(n.name.clone()), n)).collect();
+        let named: Vec<PeerKey> =
+            self.peers.keys().filter(|k| matches!(k, PeerKey::Named(_))).cloned().collect();
+        for key in named {
+            let same = |n: &Neighbor| {
+                matches!(self.peers.get(&key).map(|p| &p.origin), Some(Origin::Named(old)) if {
+                    // How long routes are kept changes nothing for the session.
+                    Neighbor { fail_static_secs: n.fail_static_secs, ..old.clone() } == *n
+                })
+            };
+            if !wished.get(&key).is_some_and(same) {
+                self.expel(&key, "neighbour removed or changed", now);
+            }
+        }
+        for (key, n) in wished {
+            match self.peers.get_mut(&key) {
+                Some(peer) => peer.origin = Origin::Named(n),
+                None => {
+                    let peer = Peer::new(key.clone(), n.address.to_canonical(), Origin::Named(n), now);
+                    self.peers.insert(key, peer);
+                    self.wake(now);
+                }
+            }
+        }
+    }
+
+    /// Sets the routes that we originate.
+    pub fn originate(&mut self, routes: Vec<Originated>) {
+        let mut wished = BTreeSet::new();
+        for route in routes {
+            wished.insert(route.prefix);
+            let family = route.prefix.family();
+            let mut key = vec![family.index() as u8];
+            key.extend_from_slice(&route.next_hop.octets());
+            key.extend_from_slice(&route.local_pref.to_be_bytes());
+            route.communities.iter().for_each(|c| key.extend_from_slice(&c.to_be_bytes()));
+            let own = self.own;
+            let attr = self.own_attributes(&key, || {
+                Attributes::originated(family, route.next_hop, route.local_pref, &route.communities, &own)
+            });
+            match route.prefix {
+                Prefix::V4(p) => {
+                    let id = (p.bits(), p.prefix_len(), 0);
+                    self.v4.announce(&mut self.store, SourceId::LOCAL, id, attr, 0);
+                }
+                Prefix::V6(p) => {
+                    let id = (p.bits(), p.prefix_len(), 0);
+                    self.v6.announce(&mut self.store, SourceId::LOCAL, id, attr, 0);
+                }
+            }
+        }
+        for gone in std::mem::take(&mut self.originated).difference(&wished) {
+            match gone {
+                Prefix::V4(p) => {
+                    self.v4.withdraw(&mut self.store, SourceId::LOCAL, (p.bits(), p.prefix_len(), 0));
+                }
+                Prefix::V6(p) => {
+                    self.v6.withdraw(&mut self.store, SourceId::LOCAL, (p.bits(), p.prefix_len(), 0));
+                }
+            }
+        }
+        self.originated = wished;
+    }
+
+    /// Enrolled addresses without a peer of their own, with their group: they have not connected yet.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = (&DynamicPeers, IpAddr, &ImportPolicy)> {
+        self.groups.iter().flat_map(|g| {
+            let enrolled = match &g.admission {
+                Admission::Open => None,
+                Admission::Enrolled(all) => Some(all.iter()),
+            };
+            enrolled
+                .into_iter()
+                .flatten()
+                .filter(|(a, _)| !self.peers.contains_key(&PeerKey::Dynamic(**a)))
+                .map(move |(a, p)| (g, *a, p.as_ref()))
+        })
+    }
+
+    /// How many sessions are Established.
+    pub(super) fn established_count(&self) -> usize {
+        self.conns.iter().flatten().filter(|c| c.session.state() == State::Established).count()
+    }
+}

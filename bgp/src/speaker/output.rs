@@ -1,0 +1,233 @@
+//! Routes out: what changed goes into the log once, and each session takes from there.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::{ConnId, Speaker};
+use crate::egress::{Behind, Log, Member, SLICES};
+use crate::message::Address;
+use crate::reflect::{Audience, Batch};
+use crate::rib::{Change, Table};
+use crate::session::{Millis, State};
+use crate::store::{SourceId, Sources, Store};
+use crate::types::{Family, Prefix};
+use crate::view::{BestPath, BestPaths};
+
+/// Prefixes of one piece of a table scan.
+const SCAN: usize = 16_384;
+/// Prefixes of one piece for a session that is off the log.
+const CATCH_UP: usize = 4_096;
+
+impl Speaker {
+    /// Decides everything that changed and puts it into the log.
+    pub fn flush(&mut self) {
+        if self.v4.is_dirty() || self.v6.is_dirty() {
+            let mut behind: Vec<&mut Behind> =
+                self.conns.iter_mut().flatten().filter_map(|c| c.out.behind.as_deref_mut()).collect();
+            let (store, sources, batch, log) =
+                (&mut self.store, &self.sources, &mut self.batch, &mut self.log);
+            let before = log.head();
+            let mut changed = flush_table(&mut self.v4, store, sources, batch, log, |change| {
+                for b in &mut behind {
+                    b.v4.insert((change.addr, change.len));
+                }
+            });
+            changed |= flush_table(&mut self.v6, store, sources, batch, log, |change| {
+                for b in &mut behind {
+                    b.v6.insert((change.addr, change.len));
+                }
+            });
+            self.publish |= changed && self.config.publish_best_paths;
+            if self.log.head() != before {
+                self.bound_log();
+            }
+        }
+        for source in std::mem::take(&mut self.ending) {
+            if self.v4.held(source).paths == 0 && self.v6.held(source).paths == 0 {
+                self.sources.remove(source);
+            }
+        }
+    }
+
+    /// Forgets what everybody has sent, and takes sessions off the log that are too far behind.
+    fn bound_log(&mut self) {
+        self.trim_log();
+        if self.log.bytes() > self.config.log_limit_bytes {
+            let keep_from = self.log.last_bytes(self.config.log_limit_bytes / 2);
+            for conn in self.conns.iter_mut().flatten() {
+                if conn.out.needs().is_some_and(|at| at < keep_from) {
+                    conn.out.fall_behind(&self.log);
+                }
+            }
+            self.trim_log();
+        }
+    }
+
+    /// Forgets what everybody has sent.
+    pub fn trim_log(&mut self) {
+        let needed = self.conns.iter().flatten().filter_map(|c| c.out.needs()).min();
+        self.log.trim(needed.unwrap_or(self.log.head()));
+    }
+
+    /// The first connection from slot `from` on that has something to write.
+    pub fn next_with_output(&self, from: usize) -> Option<ConnId> {
+        let conns = self.conns.iter().enumerate().skip(from);
+        conns
+            .filter_map(|(slot, c)| Some((slot, c.as_ref()?)))
+            .find(|(_, c)| c.out.has_output(&self.log))
+            .map(|(slot, c)| ConnId { slot, serial: c.serial })
+    }
+
+    /// Fills `slices` with what the connection shall write next; returns how many.
+    pub fn gather<'a>(&'a mut self, id: ConnId, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        if !self.live(id) {
+            return 0;
+        }
+        while self.conn(id.slot).is_some_and(|c| c.out.needs_refill()) {
+            self.refill(id.slot);
+        }
+        match &mut self.conns[id.slot] {
+            Some(conn) => conn.out.gather(&self.log, slices),
+            None => 0,
+        }
+    }
+
+    /// Counts `n` of the gathered octets as written.
+    pub fn wrote(&mut self, id: ConnId, n: usize, now: Millis) {
+        if self.live(id)
+            && let Some(conn) = &mut self.conns[id.slot]
+        {
+            conn.out.wrote(&self.log, n, now);
+        }
+    }
+
+    /// Gives a session the next piece of the table, or of what it missed.
+    fn refill(&mut self, slot: usize) {
+        let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
+        let Some(member) = conn.out.member().copied() else { return };
+        let mut pieces = Vec::new();
+        if let Some(family) = Family::ALL.into_iter().find(|f| conn.out.snapshot[f.index()].is_some()) {
+            let from = conn.out.snapshot[family.index()].unwrap_or(0);
+            let (store, sources, batch) = (&self.store, &self.sources, &mut self.batch);
+            let next = match family {
+                Family::Ipv4 => scan(&self.v4, from, store, sources, batch, &member, &mut pieces),
+                Family::Ipv6 => scan(&self.v6, from, store, sources, batch, &member, &mut pieces),
+            };
+            conn.out.snapshot[family.index()] = next;
+            if next.is_none() {
+                // What changed during the scan is in the log up to here; only then is the picture whole.
+                for mark in [&mut conn.out.end_of_rib, &mut conn.out.end_of_refresh] {
+                    if let Some(at) = &mut mark[family.index()] {
+                        *at = self.log.head();
+                    }
+                }
+            }
+        } else if let Some(mut behind) = conn.out.behind.take() {
+            let (store, sources, batch) = (&self.store, &self.sources, &mut self.batch);
+            let v4: Vec<(u32, u8)> = behind.v4.extract_if(|_| true).take(CATCH_UP).collect();
+            catch_up(&self.v4, &v4, store, sources, batch, &member, &mut pieces);
+            let v6: Vec<(u128, u8)> = behind.v6.extract_if(|_| true).take(CATCH_UP).collect();
+            catch_up(&self.v6, &v6, store, sources, batch, &member, &mut pieces);
+            if behind.v4.is_empty() && behind.v6.is_empty() {
+                conn.out.catch_up(&self.log);
+            } else {
+                conn.out.behind = Some(behind);
+            }
+        }
+        for piece in pieces {
+            conn.out.bulk(piece);
+        }
+    }
+
+    /// The best paths, if they changed since the last call and are wanted.
+    pub fn take_best_paths(&mut self) -> Option<Arc<BestPaths>> {
+        if !std::mem::take(&mut self.publish) || !self.config.publish_best_paths {
+            return None;
+        }
+        self.generation += 1;
+        let mut routes = BTreeMap::new();
+        self.collect_best(&self.v4, &mut routes);
+        self.collect_best(&self.v6, &mut routes);
+        let up = |c: &super::Conn| c.session.state() == State::Established;
+        let nobody = !self.peers.is_empty() && !self.conns.iter().flatten().any(up);
+        let stale = nobody || routes.values().any(|r: &BestPath| r.stale);
+        Some(Arc::new(BestPaths { generation: self.generation, routes, stale }))
+    }
+
+    fn collect_best<A: Address>(&self, table: &Table<A>, routes: &mut BTreeMap<Prefix, BestPath>) {
+        for (addr, len) in table.prefixes() {
+            let infos = table.explain(addr, len, &self.store, &self.sources);
+            let Some(best) = infos.iter().find(|i| i.best) else { continue };
+            let Some(a) = self.store.get(best.attr) else { continue };
+            let path = BestPath {
+                next_hop: a.next_hop.to_canonical(),
+                originator: a.originator.0,
+                communities: a.communities().into(),
+                local_pref: a.local_pref,
+                local: best.source == SourceId::LOCAL,
+                stale: best.stale,
+            };
+            routes.insert(addr.prefix(len), path);
+        }
+    }
+}
+
+/// Decides one table; returns whether anything changed.
+fn flush_table<A: Address>(
+    table: &mut Table<A>,
+    store: &mut Store,
+    sources: &Sources,
+    batch: &mut Batch,
+    log: &mut Log,
+    mut each: impl FnMut(&Change<A>),
+) -> bool {
+    let mut changed = false;
+    table.flush(store, sources, |store, change| {
+        changed = true;
+        each(&change);
+        batch.change(store, sources, change);
+    });
+    batch.drain::<A>(store, |chunk| log.push(chunk));
+    changed
+}
+
+fn scan<A: Address>(
+    table: &Table<A>,
+    from: usize,
+    store: &Store,
+    sources: &Sources,
+    batch: &mut Batch,
+    member: &Member,
+    pieces: &mut Vec<bytes::Bytes>,
+) -> Option<usize> {
+    let next = table.scan(from, SCAN, |addr, len, attr| {
+        let Some(source) = store.source(attr) else { return };
+        let audience = Audience::of(sources, source);
+        if audience.has(member.uid, member.client) {
+            batch.announce(attr, audience, addr, len);
+        }
+    });
+    batch.drain::<A>(store, |chunk| pieces.extend(member.gets(&chunk).then_some(chunk.bytes)));
+    next
+}
+
+fn catch_up<A: Address>(
+    table: &Table<A>,
+    prefixes: &[(A, u8)],
+    store: &Store,
+    sources: &Sources,
+    batch: &mut Batch,
+    member: &Member,
+    pieces: &mut Vec<bytes::Bytes>,
+) {
+    for (addr, len) in prefixes {
+        let attr = table.advertised(*addr, *len);
+        let audience = attr.and_then(|a| Some((a, Audience::of(sources, store.source(a)?))));
+        match audience.filter(|(_, audience)| audience.has(member.uid, member.client)) {
+            Some((attr, audience)) => batch.announce(attr, audience, *addr, *len),
+            None => batch.withdraw(Audience::Only(member.uid), *addr, *len),
+        }
+    }
+    batch.drain::<A>(store, |chunk| pieces.extend(member.gets(&chunk).then_some(chunk.bytes)));
+}

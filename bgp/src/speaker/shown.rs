@@ -1,0 +1,282 @@
+//! Views: what the speaker shows of itself. Nothing here changes anything.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{Conn, Speaker};
+use crate::message::Address;
+use crate::peer::{Dial, Origin, Peer, Totals};
+use crate::policy::RejectReason;
+use crate::rib::{Held, PathInfo, Table};
+use crate::session::{Millis, State};
+use crate::store::SourceId;
+use crate::types::Prefix;
+use crate::view::{PeerView, RejectedView, RouteQuery, RouteView, SpeakerView};
+
+/// Rejected routes that are shown at most.
+const REJECTED_SHOWN: usize = 10_000;
+
+impl Speaker {
+    /// The speaker as a whole.
+    pub fn summary(&self, now: Millis) -> SpeakerView {
+        SpeakerView {
+            asn: self.config.asn,
+            router_id: self.config.router_id.0,
+            cluster_id: self.config.cluster_id.0,
+            uptime_secs: (now - self.started_at) / 1000,
+            restarting: self.restarting.is_some(),
+            established: self.established_count(),
+            prefixes: self.v4.advertised_count() + self.v6.advertised_count(),
+            paths: self.v4.path_count() + self.v6.path_count(),
+            attribute_sets: self.store.len(),
+            refused: self.refused.iter().map(|(why, n)| (why.to_string(), *n)).collect(),
+            log_bytes: self.log.bytes(),
+        }
+    }
+
+    /// Every neighbour: configured, connected, or admitted and awaited.
+    pub fn peers(&self, now: Millis) -> Vec<PeerView> {
+        let awaited = self.awaited().map(|(g, address, policy)| {
+            let origin = Origin::Dynamic {
+                group: g.name.clone(),
+                client: g.route_reflector_client,
+                remote_asn: g.remote_asn,
+                policy: Some(policy.clone().into()),
+            };
+            let peer = Peer::new(crate::types::PeerKey::Dynamic(address), address, origin, self.started_at);
+            self.peer_view(&peer, now)
+        });
+        let mut all: Vec<PeerView> =
+            self.peers.values().map(|p| self.peer_view(p, now)).chain(awaited).collect();
+        all.sort_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
+        all
+    }
+
+    fn peer_view(&self, peer: &Peer, now: Millis) -> PeerView {
+        let conns = || peer.conns.iter().filter_map(|s| self.conn(*s));
+        let conn = conns().max_by_key(|c| c.session.state() as u8 * u8::from(c.session.state() != State::Closed));
+        let negotiated = conn.and_then(|c| c.session.negotiated());
+        let held = [SourceHeld::of(&self.v4, peer.source), SourceHeld::of(&self.v6, peer.source)];
+        let sum = |of: fn(&Held) -> u32| held.iter().map(|h| u64::from(of(&h.0))).sum::<u64>();
+        let unkept = conns().map(|c| c.unkept).sum::<u64>();
+        let mut totals = peer.totals;
+        for c in conns() {
+            totals.add(&Totals { bytes_out: c.out.sent, ..c.totals });
+        }
+        let (dynamic, leaf) = match &peer.origin {
+            Origin::Named(_) => (None, None),
+            Origin::Dynamic { group, policy, .. } => (Some(group.clone()), policy.as_ref().map(|p| p.owner.clone())),
+        };
+        let last_error = peer.last_error.clone();
+        PeerView {
+            name: leaf.clone().unwrap_or_else(|| peer.key.to_string()),
+            address: peer.address,
+            remote_asn: peer.remote_asn(),
+            state: state_of(peer, conn).to_string(),
+            since_secs: now.saturating_sub(peer.since) / 1000,
+            dynamic,
+            leaf,
+            router_id: negotiated.map(|n| n.peer.router_id.0),
+            client: peer.client(),
+            hold_time_secs: negotiated.map_or(0, |n| n.hold_secs),
+            capabilities: negotiated.map(capabilities).unwrap_or_default(),
+            prefixes_received: sum(|h| h.paths),
+            prefixes_accepted: sum(Held::accepted),
+            prefixes_rejected: sum(Held::rejected) + unkept,
+            rejected_by_reason: rejected_by_reason(&held),
+            rejections_total: totals.rejections,
+            prefixes_stale: sum(|h| h.stale),
+            prefixes_sent: conn.map_or(0, |c| self.sent_to(c)),
+            treated_as_withdraw: totals.treated_as_withdraw,
+            last_error,
+            established_count: peer.established_count,
+            messages_in: totals.messages_in,
+            updates_in: totals.updates_in,
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+            slow: conn.is_some_and(|c| c.out.behind.is_some()),
+        }
+    }
+
+    /// Prefixes that are advertised to a session: those of every source whose audience it belongs to.
+    fn sent_to(&self, conn: &Conn) -> u64 {
+        let Some(member) = conn.out.member() else { return 0 };
+        let mut sum = 0;
+        for (id, source) in self.sources.iter() {
+            let gets = source.uid != member.uid && (member.client || source.client || source.is_local());
+            for (on, held) in [(member.families[0], self.v4.held(id)), (member.families[1], self.v6.held(id))] {
+                sum += if gets && on { u64::from(held.advertised) } else { 0 };
+            }
+        }
+        sum
+    }
+
+    /// The paths that `query` selects, by prefix, the best first.
+    pub fn routes(&self, query: &RouteQuery) -> Vec<RouteView> {
+        let mut all = Vec::new();
+        if let Some(prefix) = query.prefix {
+            match prefix {
+                Prefix::V4(p) => self.routes_of(&self.v4, p.bits(), p.prefix_len(), query, &mut all),
+                Prefix::V6(p) => self.routes_of(&self.v6, p.bits(), p.prefix_len(), query, &mut all),
+            }
+        } else {
+            self.routes_in(&self.v4, query, &mut all);
+            self.routes_in(&self.v6, query, &mut all);
+        }
+        all.truncate(query.limit);
+        all
+    }
+
+    fn routes_in<A: Address>(&self, table: &Table<A>, query: &RouteQuery, all: &mut Vec<RouteView>) {
+        let mut prefixes: Vec<(Prefix, A, u8)> =
+            table.prefixes().map(|(addr, len)| (addr.prefix(len), addr, len)).collect();
+        prefixes.sort_unstable_by_key(|(prefix, ..)| *prefix);
+        for (_, addr, len) in prefixes {
+            if all.len() >= query.limit {
+                return;
+            }
+            self.routes_of(table, addr, len, query, all);
+        }
+    }
+
+    fn routes_of<A: Address>(
+        &self,
+        table: &Table<A>,
+        addr: A,
+        len: u8,
+        query: &RouteQuery,
+        all: &mut Vec<RouteView>,
+    ) {
+        let mut infos = table.explain(addr, len, &self.store, &self.sources);
+        infos.sort_by_key(|i| (!i.best, i.rejected.is_some(), i.source));
+        let deciding = infos.iter().filter_map(|i| i.lost).max();
+        let alone = infos.iter().filter(|i| i.rejected.is_none()).count() == 1;
+        for info in &infos {
+            let wanted = (info.best || !query.best_only) && (info.rejected.is_none() || query.rejected);
+            if !wanted {
+                continue;
+            }
+            let reason = match (info.rejected, info.lost, deciding) {
+                (Some(why), ..) => format!("rejected: {}", why.as_str()),
+                (_, Some(step), _) => format!("lost: not the {}", step.as_str()),
+                (_, None, Some(step)) if !alone => format!("best: {}", step.as_str()),
+                _ => "best: the only path".to_string(),
+            };
+            let view = self.route_view(addr.prefix(len), info, reason);
+            all.extend(view.filter(|v| match &query.peer {
+                Some(p) => v.peer == *p || v.peer_address.is_some_and(|a| a.to_string() == *p),
+                None => true,
+            }));
+        }
+    }
+
+    fn route_view(&self, prefix: Prefix, info: &PathInfo, reason: String) -> Option<RouteView> {
+        let a = self.store.get(info.attr)?;
+        let (peer, peer_address, leaf) = self.source_names(info.source);
+        Some(RouteView {
+            prefix,
+            next_hop: a.next_hop,
+            peer,
+            peer_address,
+            leaf,
+            originator_id: a.originator.0,
+            cluster_list: a.cluster_list(),
+            best: info.best,
+            reason,
+            local_pref: a.local_pref,
+            med: a.med,
+            origin: match a.origin {
+                0 => "igp",
+                1 => "egp",
+                _ => "incomplete",
+            }
+            .to_string(),
+            communities: a.communities().iter().map(|c| format!("{}:{}", c >> 16, c & 0xffff)).collect(),
+            as_path: a.as_path(),
+            accepted: info.rejected.is_none(),
+            stale: info.stale,
+        })
+    }
+
+    fn source_names(&self, id: SourceId) -> (String, Option<IpAddr>, Option<String>) {
+        let source = self.sources.get(id);
+        let Some((key, address)) = source.and_then(|s| Some((s.peer.as_ref()?, s.address))) else {
+            return ("local".to_string(), None, None);
+        };
+        let leaf = self.peers.get(key).and_then(|p| p.policy()).map(|p| p.owner.clone());
+        (leaf.clone().unwrap_or_else(|| key.to_string()), Some(address), leaf)
+    }
+
+    /// The rejected routes that are kept.
+    pub fn rejected(&self) -> Vec<RejectedView> {
+        let mut all = Vec::new();
+        for (id, _) in self.sources.iter() {
+            self.rejected_in(&self.v4, id, &mut all);
+            self.rejected_in(&self.v6, id, &mut all);
+        }
+        all.sort_by(|a, b| (&a.peer, a.prefix).cmp(&(&b.peer, b.prefix)));
+        all
+    }
+
+    fn rejected_in<A: Address>(&self, table: &Table<A>, id: SourceId, all: &mut Vec<RejectedView>) {
+        if table.held(id).rejected() == 0 {
+            return;
+        }
+        let (peer, peer_address, leaf) = self.source_names(id);
+        for (addr, len, _, attr, verdict) in table.of_source(id) {
+            if let Some(reason) = RejectReason::from_code(verdict)
+                && let Some(a) = self.store.get(attr)
+                && all.len() < REJECTED_SHOWN
+            {
+                let (peer, leaf) = (peer.clone(), leaf.clone());
+                let prefix = addr.prefix(len);
+                all.push(RejectedView { prefix, peer, peer_address, leaf, next_hop: a.next_hop, reason });
+            }
+        }
+    }
+}
+
+struct SourceHeld(Held);
+
+impl SourceHeld {
+    fn of<A: Address>(table: &Table<A>, source: Option<SourceId>) -> SourceHeld {
+        SourceHeld(source.map(|s| table.held(s)).unwrap_or_default())
+    }
+}
+
+fn rejected_by_reason(held: &[SourceHeld; 2]) -> BTreeMap<String, u64> {
+    RejectReason::ALL
+        .into_iter()
+        .map(|r| {
+            let n: u32 = held.iter().map(|h| h.0.by_verdict[usize::from(r.code())]).sum();
+            (r.as_str().to_string(), u64::from(n))
+        })
+        .filter(|(_, n)| *n > 0)
+        .collect()
+}
+
+fn state_of(peer: &Peer, conn: Option<&Conn>) -> &'static str {
+    match conn.map(|c| c.session.state()) {
+        Some(State::Established) => "Established",
+        Some(State::OpenConfirm) => "OpenConfirm",
+        Some(State::OpenSent) => "OpenSent",
+        Some(State::Closed) | None => match peer.dial {
+            Dial::Trying => "Connect",
+            Dial::At(_) => "Active",
+            Dial::Rest => "Idle",
+        },
+    }
+}
+
+fn capabilities(n: &crate::session::Negotiated) -> Vec<String> {
+    let named = [
+        (n.families[0], "ipv4-unicast"),
+        (n.families[1], "ipv6-unicast"),
+        (n.peer.four_octet_as, "four-octet-as"),
+        (n.peer.refresh, "route-refresh"),
+        (n.enhanced_refresh, "enhanced-route-refresh"),
+        (n.extended, "extended-message"),
+        (n.graceful_restart.is_some(), "graceful-restart"),
+    ];
+    named.iter().filter(|(on, _)| *on).map(|(_, name)| name.to_string()).collect()
+}
