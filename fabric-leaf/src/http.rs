@@ -14,6 +14,7 @@ use control::wire::{
     ConfigView, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus, ResourceView, RouteFilter,
 };
 use enrollment::view::ClaimView;
+use federation::io::Filter;
 use federation::view::EventView;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -145,11 +146,14 @@ async fn emit(State(leaf): State<Arc<Leaf>>, Json(event): Json<NewEvent>) -> Ans
 struct EventQuery {
     #[serde(rename = "type")]
     event_type: Option<String>,
-    limit: Option<usize>,
+    limit: Option<u32>,
 }
 
 async fn events(State(leaf): State<Arc<Leaf>>, Query(query): Query<EventQuery>) -> Answer<Vec<EventView>> {
     let limit = query.limit.unwrap_or(100).min(10_000);
-    let found = leaf.federation.list(query.event_type.as_deref(), limit).await;
+    let event_type = query.event_type.as_deref().map(str::parse).transpose();
+    let event_type =
+        event_type.map_err(|e: federation::reason::Refusal| Refusal::bad_request(e.to_string()))?;
+    let found = leaf.federation.list(Filter { event_type, limit, ..Filter::default() }).await;
     Ok(Json(found.map_err(|error| Refusal::bad_request(error.to_string()))?))
 }

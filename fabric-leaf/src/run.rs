@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bgp::io::Speaker;
 use control::daemon::{PidFile, stop_signal};
@@ -97,7 +97,8 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     let keys = NodeKeys::load(&paths.state).map_err(start_error)?.map(Arc::new);
     let state = LeafState::load(&paths.leaf_state()).map_err(start_error)?.map(Arc::new);
     let dataplane = Dataplane::start(settings::dataplane(config)).await.map_err(start_error)?;
-    let federation = Federation::open(&paths.federation(), &config.events).await.map_err(start_error)?;
+    let federation =
+        Federation::open(&paths.federation(), group(&config.events)).await.map_err(start_error)?;
     let wishes = Wishes::new(dataplane.clone());
     let port = config.wireguard.spec.listen_port;
 
@@ -135,6 +136,19 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     let owner = Owner::new(paths.leaf_state(), keys, membership_tell, wished);
     tokio::spawn(owner.run(asked, enroller));
     Ok(Leaf { file, started: Instant::now(), membership, speaker, dataplane, federation, asks })
+}
+
+/// The event group as configured.
+fn group(events: &config::Object<config::EventGroup>) -> federation::io::Settings {
+    let secs = Duration::from_secs;
+    federation::io::Settings {
+        group: events.name.to_string(),
+        observation: secs(events.spec.observation_secs),
+        grace: secs(events.spec.grace_secs),
+        debounce: secs(events.spec.debounce_secs),
+        retention: secs(events.spec.retention_secs),
+        retention_events: events.spec.retention_events,
+    }
 }
 
 /// The clients that this leaf should own: those of the file, and those that events tell of.
@@ -178,7 +192,9 @@ async fn captured(
                 let state = membership.borrow().state.clone();
                 if let Some(state) = state {
                     let remote = leaf::remote_clients(&state.admission, &paths).into_keys().collect();
-                    federation.set_captured(remote).await;
+                    if let Err(refusal) = federation.set_captured(remote).await {
+                        tracing::error!("events: {refusal}");
+                    }
                 }
                 tokio::select! {
                     changed = best.changed() => if changed.is_err() { break },

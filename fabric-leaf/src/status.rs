@@ -128,7 +128,7 @@ async fn status_of(leaf: &Leaf, kind: Kind, name: &str) -> serde_json::Value {
         }
         Kind::BgpPeer => json!(peers(leaf).await.into_iter().find(|p| p.name == name)),
         Kind::WireGuardInterface => json!((**leaf.dataplane.report().borrow()).clone()),
-        Kind::EventGroup => json!(leaf.federation.status().await),
+        Kind::EventGroup => json!(leaf.federation.status().await.ok()),
         Kind::BgpDynamicPeer | Kind::SamEnrollmentPolicy => serde_json::Value::Null,
     }
 }
