@@ -54,7 +54,7 @@ pub fn change_owners(add: &BTreeMap<Ipv4Net, Ipv4Addr>, remove: &BTreeMap<Ipv4Ne
 }
 
 fn owners(script: &mut String, entries: &BTreeMap<Ipv4Net, Ipv4Addr>) {
-    // The inner source lies 12 octets into the inner header: bit 256 of the network header if the outer one has no
+    // Protocol 4 by number: the name "ipip" is 94 in /etc/protocols. The inner source lies 12 octets into the inner header: bit 256 of the network header if the outer one has no
     // options, which the first rule sees to.
     let _ = write!(
         script,
@@ -65,8 +65,8 @@ fn owners(script: &mut String, entries: &BTreeMap<Ipv4Net, Ipv4Addr>) {
   }}
   chain ownership {{
     type filter hook prerouting priority raw; policy accept;
-    iifname "fab-wg" ip protocol ipip ip hdrlength 5 ip saddr . @nh,256,32 @owners accept
-    iifname "fab-wg" ip protocol ipip counter name "spoofed" drop
+    iifname "fab-wg" ip protocol 4 ip hdrlength 5 ip saddr . @nh,256,32 @owners accept
+    iifname "fab-wg" ip protocol 4 counter name "spoofed" drop
   }}
 "#,
         elements(entries)
@@ -200,6 +200,15 @@ mod tests {
         assert_eq!(listing.owners, owners.map(|(n, o)| (n.parse().unwrap(), o.parse().unwrap())).into());
         assert_eq!(listing.shape, parse(&json.replace(r#""handle": 2"#, r#""handle": 99"#)).unwrap().shape);
         assert_eq!(parse("not json"), None);
+    }
+
+    /// ipip is protocol 4; by its name nft would match protocol 94 and check nothing.
+    #[test]
+    fn ipip_is_matched_by_number() {
+        let owners = [("10.82.10.20/32".parse().unwrap(), "10.255.0.3".parse().unwrap())].into();
+        let script = replace(&FilterState { owners, ..Default::default() });
+        assert_eq!(script.matches("ip protocol 4 ").count(), 2);
+        assert!(!script.contains("protocol ipip"));
     }
 
     /// Both directions are clamped to the number; without a clamp no MSS is touched.

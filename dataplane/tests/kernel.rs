@@ -1,0 +1,103 @@
+//! The kernel dataplane: needs a kernel with WireGuard and ipip, so run these inside the lab kernel
+//! (`cargo test -p fabric-dataplane --test kernel -- --ignored` on a host that has both).
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use dataplane::io::Choice;
+use dataplane::view::{Carrier, DropReason};
+
+const CLIENT_A: &str = "10.81.10.20";
+const CLIENT_B: &str = "10.82.10.20";
+
+fn fabric(narrow: u32, choices: [Choice; 3]) -> (Lab, Node, Node, Node) {
+    let lab = sites(narrow);
+    let [mut hub, mut a, mut b] = [("hub", choices[0]), ("a", choices[1]), ("b", choices[2])]
+        .map(|(name, choice)| lab.node(name, choice));
+    hub.wish(&hub_wish(&[2, 3]));
+    a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
+    b.wish(&leaf_wish(3, narrow as u16, &[("10.81.10.20/32", 2)]));
+    (lab, hub, a, b)
+}
+
+fn passes(lab: &Lab) {
+    let started = Instant::now();
+    eventually("first ping", Duration::from_secs(8), || ping(lab, "ca", CLIENT_B));
+    println!("first ping after {:?}", started.elapsed());
+    assert_eq!(exchange(lab, "ca", "cb", CLIENT_B, 1 << 20), addr(CLIENT_A));
+    assert_eq!(exchange(lab, "cb", "ca", CLIENT_A, 1 << 20), addr(CLIENT_B));
+}
+
+/// Kernel WireGuard and kernel ipip everywhere: clients reach each other, and removal leaves nothing.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn kernel_everywhere() {
+    let (lab, hub, a, b) = fabric(1300, [Choice::Auto; 3]);
+    passes(&lab);
+    let report = a.report();
+    assert_eq!(report.dataplane, Carrier::Kernel);
+    assert_eq!((report.routes_installed, report.clamp), (2, Some(1380)));
+    assert!(report.converged && report.repairs == 0, "{report:?}");
+    assert!(report.peers[0].last_handshake_secs_ago.is_some());
+    assert_eq!(hub.report().findings, []);
+    for (name, node) in [("hub", hub), ("a", a), ("b", b)] {
+        node.remove();
+        assert_eq!(traces(&lab, name), "", "{name} leaves nothing");
+    }
+}
+
+/// Kernel and in-process nodes speak with each other, whichever of the three is which.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn kernel_and_in_process_interoperate() {
+    let (k, p) = (Choice::Kernel, Choice::InProcess);
+    for choices in [[k, k, p], [p, k, p], [p, k, k], [k, p, p]] {
+        let (lab, _hub, _a, _b) = fabric(1300, choices);
+        println!("{choices:?}");
+        passes(&lab);
+    }
+}
+
+/// A daemon that dies and comes back finds its kernel state, changes nothing, and no packet is lost meanwhile.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn restart_keeps_traffic_flowing() {
+    let (lab, _hub, a, _b) = fabric(1500, [Choice::Kernel; 3]);
+    passes(&lab);
+    let before =
+        lab.sh("a", "ip -d link show fab-wg | head -1; ip -d link show fab-ipip | head -1; ip route");
+    let pinger = {
+        let ns = lab.ns("ca");
+        std::thread::spawn(move || {
+            run("ip", &["netns", "exec", &ns, "ping", "-i", "0.02", "-c", "100", "-W", "1", CLIENT_B])
+        })
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    a.kill();
+    let mut a = lab.node("a", Choice::Kernel);
+    let report = a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
+    assert!(report.converged);
+    let output = pinger.join().unwrap();
+    assert!(output.contains(" 0% packet loss"), "{output}");
+    let after = lab.sh("a", "ip -d link show fab-wg | head -1; ip -d link show fab-ipip | head -1; ip route");
+    assert_eq!(before, after);
+}
+
+/// Inner sources that the outer source does not own are dropped before the kernel unwraps them, and counted.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn spoofed_inner_source_is_dropped_and_counted() {
+    let (lab, _hub, a, mut b) = fabric(1500, [Choice::Kernel; 3]);
+    passes(&lab);
+    assert_eq!(a.report().drops.get(&DropReason::Spoofed), Some(&0));
+    // b's client takes an address that b does not own.
+    lab.sh("cb", "ip addr add 10.82.10.66/32 dev eth0");
+    b.wish(&leaf_wish(3, 1500, &[("10.81.10.20/32", 2), ("10.81.10.0/25", 2)]));
+    assert!(!lab.ok("cb", "ping -c3 -i0.2 -W1 -I 10.82.10.66 10.81.10.20"));
+    assert_eq!(a.report().drops.get(&DropReason::Spoofed), Some(&3));
+    assert!(ping(&lab, "ca", CLIENT_B), "the honest client is not touched");
+}
