@@ -323,7 +323,8 @@ fn passed_on<'a>(section: &'a [u8], discard: &[u8]) -> Vec<Raw<'a>> {
     for mut a in Walk(section) {
         let again = kept.iter().any(|k| k.code == a.code);
         // A duplicate is discarded, the first stays (RFC 7606 section 3 g).
-        let first_of_a_pair = discard.contains(&a.code) && Walk(section).filter(|b| b.code == a.code).count() > 1;
+        let first_of_a_pair =
+            discard.contains(&a.code) && Walk(section).filter(|b| b.code == a.code).count() > 1;
         if again || (discard.contains(&a.code) && !first_of_a_pair) {
             continue;
         }
@@ -399,8 +400,11 @@ fn segment(value: &[u8]) -> Option<(u8, impl Iterator<Item = u32> + '_, &[u8])> 
     Some((kind, asns.as_chunks::<4>().0.iter().map(|a| u32::from_be_bytes(*a)), rest))
 }
 
-/// Splits MP_REACH_NLRI: family, next-hop field, routes. `Ok(None)`: a family that is not ours.
-pub fn mp_reach(value: &[u8]) -> Result<Option<(Family, &[u8], &[u8])>, Notification> {
+/// MP_REACH_NLRI: family, next-hop field, routes.
+pub type MpReach<'a> = (Family, &'a [u8], &'a [u8]);
+
+/// Splits MP_REACH_NLRI. `Ok(None)`: a family that is not ours.
+pub fn mp_reach(value: &[u8]) -> Result<Option<MpReach<'_>>, Notification> {
     let bad = || Notification::new(3, 9, value.to_vec());
     let (&[a, b, safi, len], rest) = value.split_first_chunk::<4>().ok_or_else(bad)?;
     let (next_hop, rest) = rest.split_at_checked(usize::from(len)).ok_or_else(bad)?;

@@ -169,7 +169,8 @@ mod tests {
             assert_eq!(decide(&[candidate(&other), candidate(&base)], &mut lost), Some(1));
             assert_eq!(lost, [Some(step), None]);
         }
-        let flags: [(Step, fn(&mut Candidate<'_>)); 4] = [
+        type Flag = fn(&mut Candidate<'_>);
+        let flags: [(Step, Flag); 4] = [
             (Step::Fresh, |c| c.stale = true),
             (Step::PeerAddress, |c| c.peer_address = [10, 0, 0, 2].into()),
             (Step::PathId, |c| c.path_id = 1),

@@ -347,7 +347,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn chunk(n: usize, audience: Audience) -> Chunk {
-        Chunk { bytes: Bytes::from(vec![n as u8; 10 + n % 7]), audience, family: Family::Ipv4, extended: false }
+        Chunk {
+            bytes: Bytes::from(vec![n as u8; 10 + n % 7]),
+            audience,
+            family: Family::Ipv4,
+            extended: false,
+        }
     }
 
     proptest! {

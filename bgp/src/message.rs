@@ -235,17 +235,19 @@ impl Open {
         capabilities.extend(self.refresh.then_some(Capability::RouteRefresh));
         capabilities.extend(self.enhanced_refresh.then_some(Capability::EnhancedRouteRefresh));
         capabilities.extend(self.extended.then_some(Capability::ExtendedMessage));
-        capabilities.extend(self.graceful_restart.map(|gr| Capability::GracefulRestart {
-            restart_state: gr.restarted,
-            notification: gr.notification,
-            restart_time: gr.restart_secs,
-            families: with(&gr.families)
-                .map(|f| GracefulRestartFamily {
-                    afi: afi(f),
-                    safi: Safi::Unicast,
-                    forwarding_preserved: gr.forwarding[f.index()],
-                })
-                .collect(),
+        capabilities.extend(self.graceful_restart.map(|gr| {
+            Capability::GracefulRestart {
+                restart_state: gr.restarted,
+                notification: gr.notification,
+                restart_time: gr.restart_secs,
+                families: with(&gr.families)
+                    .map(|f| GracefulRestartFamily {
+                        afi: afi(f),
+                        safi: Safi::Unicast,
+                        forwarding_preserved: gr.forwarding[f.index()],
+                    })
+                    .collect(),
+            }
         }));
         capabilities.extend(self.four_octet_as.then_some(Capability::FourOctetAs { asn: self.asn }));
         let open = OpenMessage {

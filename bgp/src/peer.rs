@@ -178,8 +178,10 @@ impl Peer {
                 End::Received(n) => gr.notification && !n.is_hard_reset(),
                 // What we end because the peer broke a rule, or must go, takes its routes along; its silence and
                 // its second connection do not.
-                End::Sent(n) => matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
-                    || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION),
+                End::Sent(n) => {
+                    matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
+                        || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION)
+                }
             };
             if survives { u64::from(gr.restart_secs) } else { 0 }
         });

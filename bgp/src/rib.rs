@@ -4,7 +4,6 @@
 //! paths form a list, so that its loss costs what it held, and each prefix's paths form a chain. Changes only
 //! mark a prefix; [`Table::flush`] decides, once for however many changes came together.
 
-
 use ahash::RandomState;
 use hashbrown::HashTable;
 
@@ -532,13 +531,16 @@ mod tests {
     use std::collections::BTreeMap;
     use std::net::{IpAddr, Ipv4Addr};
 
+    /// By source and path id: attributes, verdict, staleness.
+    type NaivePaths = BTreeMap<(u16, u32), (AttrId, u8, bool)>;
+
     /// The table, and beside it the same in maps, decided by looking at everything.
     struct Pair {
         table: Table<u32>,
         store: Store,
         sources: Sources,
         sets: Vec<Vec<AttrId>>,
-        naive: BTreeMap<(u32, u8), BTreeMap<(u16, u32), (AttrId, u8, bool)>>,
+        naive: BTreeMap<(u32, u8), NaivePaths>,
         told: BTreeMap<(u32, u8), AttrId>,
     }
 

@@ -78,7 +78,13 @@ impl Sources {
     }
 
     /// Takes a number for a peer; `None` if all 65,536 are in use.
-    pub fn add(&mut self, peer: PeerKey, address: IpAddr, router_id: RouterId, client: bool) -> Option<SourceId> {
+    pub fn add(
+        &mut self,
+        peer: PeerKey,
+        address: IpAddr,
+        router_id: RouterId,
+        client: bool,
+    ) -> Option<SourceId> {
         let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let id = SourceId(u16::try_from(at).ok()?);
         let source = Source { uid: self.next_uid, peer: Some(peer), address, router_id, client };

@@ -153,7 +153,8 @@ async fn run(
         flush: Notify::new(),
         timer: Notify::new(),
     });
-    let mut background = vec![spawn_local(flusher(Rc::clone(&shared))), spawn_local(timer(Rc::clone(&shared)))];
+    let mut background =
+        vec![spawn_local(flusher(Rc::clone(&shared))), spawn_local(timer(Rc::clone(&shared)))];
     for socket in sockets {
         match TcpListener::from_std(socket) {
             Ok(listener) => background.push(spawn_local(accept(Rc::clone(&shared), listener))),
@@ -443,7 +444,8 @@ fn flush_and_write(shared: &Rc<Shared>, inner: &mut Inner) -> bool {
     let mut slot = 0;
     while let Some(id) = inner.speaker.next_with_output(slot) {
         slot = id.slot() + 1;
-        let wire = inner.wires.get_mut(id.slot()).and_then(Option::as_mut).filter(|w| w.id == id && !w.blocked);
+        let wire =
+            inner.wires.get_mut(id.slot()).and_then(Option::as_mut).filter(|w| w.id == id && !w.blocked);
         let Some(wire) = wire else { continue };
         match write(&mut inner.speaker, wire, now) {
             Ok(done) => more |= !done,

@@ -34,7 +34,12 @@ struct Arrival<'a> {
 
 impl Speaker {
     /// Takes in an UPDATE. `Err`: the session must end with this.
-    pub(super) fn update(&mut self, slot: usize, update: Update<'_>, now: Millis) -> Result<(), Notification> {
+    pub(super) fn update(
+        &mut self,
+        slot: usize,
+        update: Update<'_>,
+        now: Millis,
+    ) -> Result<(), Notification> {
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return Ok(()) };
         let Some(source) = conn.source else { return Ok(()) };
         conn.totals.updates_in += 1;
@@ -121,7 +126,10 @@ impl Speaker {
     }
 
     /// The number of an attribute set, new or known; the inner error says why its routes count as withdrawn.
-    #[allow(clippy::too_many_arguments, reason = "the two callers are above, and each part is a different slice")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the two callers are above, and each part is a different slice"
+    )]
     fn attributes(
         &mut self,
         slot: usize,
@@ -214,7 +222,12 @@ impl Speaker {
     }
 
     /// Judges what a source has sent by its policy of now; asks for what was too much to be kept.
-    pub(super) fn judge_again(&mut self, source: SourceId, slot: Option<usize>, policy: Option<&ImportPolicy>) {
+    pub(super) fn judge_again(
+        &mut self,
+        source: SourceId,
+        slot: Option<usize>,
+        policy: Option<&ImportPolicy>,
+    ) {
         self.v4.revise(&self.store, source, |a, len, attr, store| verdict(a, len, attr, store, policy));
         self.v6.revise(&self.store, source, |a, len, attr, store| verdict(a, len, attr, store, policy));
         let Some(Some(conn)) = slot.and_then(|s| self.conns.get_mut(s)) else { return };

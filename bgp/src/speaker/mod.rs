@@ -10,6 +10,8 @@ mod ingress;
 mod neighbors;
 mod output;
 mod shown;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +29,7 @@ use crate::rib::Table;
 use crate::session::{End, Event, Millis, Session, State};
 use crate::settings::{DynamicPeers, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
-use crate::types::{Prefix, PeerKey};
+use crate::types::{PeerKey, Prefix};
 
 /// A connection; never the same for two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,7 +194,8 @@ impl Speaker {
             }
         };
         // A peer has one connection of each direction under way: the newest.
-        let pending: Vec<usize> = self.conns_of(&key).filter(|(_, c)| c.outbound == outbound).map(|c| c.0).collect();
+        let pending: Vec<usize> =
+            self.conns_of(&key).filter(|(_, c)| c.outbound == outbound).map(|c| c.0).collect();
         for slot in pending {
             if self.conn(slot).is_some_and(|c| c.session.state() != State::Established) {
                 self.stop(slot, Notification::cease(cease::CONNECTION_COLLISION), now);

@@ -99,7 +99,8 @@ impl Speaker {
         let (address, client, kept) = (peer.address, peer.client(), peer.source);
         let fail_static = peer.fail_static_secs() > 0;
         let router_id = negotiated.peer.router_id;
-        let same = kept.filter(|s| self.sources.get(*s).is_some_and(|s| s.router_id == router_id && s.client == client));
+        let same = kept
+            .filter(|s| self.sources.get(*s).is_some_and(|s| s.router_id == router_id && s.client == client));
         if let (Some(old), None) = (kept, same) {
             self.drop_source(old);
         }
@@ -224,7 +225,9 @@ impl Speaker {
                 self.wake(until);
                 for family in Family::ALL {
                     match family {
-                        _ if !(covered[family.index()] || fail_static) => self.purge_family(source, family, false),
+                        _ if !(covered[family.index()] || fail_static) => {
+                            self.purge_family(source, family, false)
+                        }
                         Family::Ipv4 => self.v4.mark_stale(source),
                         Family::Ipv6 => self.v6.mark_stale(source),
                     }
@@ -336,7 +339,9 @@ impl Speaker {
             _ => false,
         };
         let policy_changed = match (peer.policy(), &origin) {
-            (Some(old), Origin::Dynamic { policy: Some(new), .. }) => !Arc::ptr_eq(old, new) && **old != **new,
+            (Some(old), Origin::Dynamic { policy: Some(new), .. }) => {
+                !Arc::ptr_eq(old, new) && **old != **new
+            }
             _ => false,
         };
         peer.origin = origin;

@@ -54,7 +54,8 @@ impl Speaker {
 
     fn peer_view(&self, peer: &Peer, now: Millis) -> PeerView {
         let conns = || peer.conns.iter().filter_map(|s| self.conn(*s));
-        let conn = conns().max_by_key(|c| c.session.state() as u8 * u8::from(c.session.state() != State::Closed));
+        let conn =
+            conns().max_by_key(|c| c.session.state() as u8 * u8::from(c.session.state() != State::Closed));
         let negotiated = conn.and_then(|c| c.session.negotiated());
         let held = [SourceHeld::of(&self.v4, peer.source), SourceHeld::of(&self.v6, peer.source)];
         let sum = |of: fn(&Held) -> u32| held.iter().map(|h| u64::from(of(&h.0))).sum::<u64>();
@@ -65,7 +66,9 @@ impl Speaker {
         }
         let (dynamic, leaf) = match &peer.origin {
             Origin::Named(_) => (None, None),
-            Origin::Dynamic { group, policy, .. } => (Some(group.clone()), policy.as_ref().map(|p| p.owner.clone())),
+            Origin::Dynamic { group, policy, .. } => {
+                (Some(group.clone()), policy.as_ref().map(|p| p.owner.clone()))
+            }
         };
         let last_error = peer.last_error.clone();
         PeerView {
@@ -104,7 +107,8 @@ impl Speaker {
         let mut sum = 0;
         for (id, source) in self.sources.iter() {
             let gets = source.uid != member.uid && (member.client || source.client || source.is_local());
-            for (on, held) in [(member.families[0], self.v4.held(id)), (member.families[1], self.v6.held(id))] {
+            for (on, held) in [(member.families[0], self.v4.held(id)), (member.families[1], self.v6.held(id))]
+            {
                 sum += if gets && on { u64::from(held.advertised) } else { 0 };
             }
         }
