@@ -1,1 +1,13 @@
-//! (to be written)
+//! Tests of the whole fabric: the shipped programs in a lab, asked as a person asks them.
+//!
+//! [`harness`] runs named cases against one lab and takes it down at the end; [`points`] are the seven points of the
+//! acceptance scenario, each a function that says what is wrong; [`ask`] puts questions to a lab's nodes. The
+//! programs are those in `FABRIC_BIN_DIR`, or beside the test in cargo's target folder: build them first.
+
+pub mod ask;
+pub mod evidence;
+pub mod harness;
+pub mod points;
+
+/// What a check found: nothing, or what is wrong.
+pub type Check = Result<(), String>;

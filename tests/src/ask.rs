@@ -1,0 +1,137 @@
+//! Questions to a lab's nodes, by the commands that a person would type.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use lab::layout::{Node, SITES, Site};
+use lab::{Lab, Output};
+use serde_json::Value;
+
+/// Longest time that one command may take.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Splits a command line at its blanks.
+pub fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(String::from).collect()
+}
+
+/// A leaf's node.
+pub fn leaf(site: &'static Site) -> String {
+    Node::Leaf(site).name()
+}
+
+/// A client's node.
+pub fn client(site: &'static Site) -> String {
+    Node::Client(site).name()
+}
+
+/// What a `routerctl` command did, whatever its exit status.
+pub async fn routerctl(lab: &Lab, node: &str, line: &str, input: Option<&str>) -> Result<Output, String> {
+    let args = words(line);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    lab.routerctl(node, &args, input, LIMIT).await.map_err(|error| error.to_string())
+}
+
+/// The JSON that a `routerctl` command answers; it must end with status 0.
+pub async fn json(lab: &Lab, node: &str, line: &str) -> Result<Value, String> {
+    let output = routerctl(lab, node, &format!("{line} -o json"), None).await?;
+    if !output.ok() {
+        return Err(format!("routerctl {line} on {node}: {}", output.detail()));
+    }
+    serde_json::from_str(&output.stdout)
+        .map_err(|error| format!("routerctl {line} on {node}: no JSON: {error}"))
+}
+
+/// The one resource of a list, or the resource itself.
+pub fn single(value: &Value) -> Result<&Value, String> {
+    match value.as_array().map(Vec::as_slice) {
+        None => Ok(value),
+        Some([one]) => Ok(one),
+        Some(list) => Err(format!("{} resources instead of one", list.len())),
+    }
+}
+
+/// Runs a command on a node; it must end with status 0.
+pub async fn exec(lab: &Lab, node: &str, line: &str) -> Result<String, String> {
+    exec_words(lab, node, &words(line)).await
+}
+
+/// [`exec`] with the words as they are, for those that hold blanks.
+pub async fn exec_words(lab: &Lab, node: &str, argv: &[String]) -> Result<String, String> {
+    let output = lab.exec(node, argv, LIMIT).await.map_err(|error| error.to_string())?;
+    if output.ok() { Ok(output.stdout) } else { Err(format!("{argv:?} on {node}: {}", output.detail())) }
+}
+
+/// The client `/32`s that a leaf's kernel has by our route protocol.
+pub async fn kernel_clients(lab: &Lab, site: &'static Site) -> Result<BTreeSet<Ipv4Addr>, String> {
+    let text = exec(lab, &leaf(site), "ip -4 -o route show table main proto 190").await?;
+    let first = |line: &str| line.split_whitespace().next().and_then(|word| word.parse::<Ipv4Addr>().ok());
+    Ok(text.lines().filter_map(first).collect())
+}
+
+/// The clients of every other site.
+pub fn other_clients(site: &'static Site) -> BTreeSet<Ipv4Addr> {
+    site.others().map(|other| other.client).collect()
+}
+
+/// All clients.
+pub fn all_clients() -> BTreeSet<Ipv4Addr> {
+    SITES.iter().map(|site| site.client).collect()
+}
+
+/// Asks until the answer is good; gives the time that took, or the last thing that was wrong.
+pub async fn eventually<F, R>(limit: Duration, mut check: F) -> Result<Duration, String>
+where
+    F: FnMut() -> R,
+    R: Future<Output = Result<(), String>>,
+{
+    let begin = Instant::now();
+    loop {
+        match check().await {
+            Ok(()) => return Ok(begin.elapsed()),
+            Err(wrong) if begin.elapsed() > limit => return Err(format!("after {limit:?} still: {wrong}")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Writes the lab's evidence into a folder that does not exist yet.
+pub async fn write_evidence(lab: &Lab, dir: &std::path::Path) -> Result<(), String> {
+    let mut argv = words(&format!("{} evidence --lab {}", lab.bin("routerctl").display(), lab.name()));
+    argv.extend(["--out".to_string(), dir.display().to_string()]);
+    let output =
+        std::process::Command::new(&argv[0]).args(&argv[1..]).output().map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("routerctl evidence: {}", String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// When the replies of a `ping -D` arrived, in seconds since 1970.
+pub fn replies(ping: &str) -> Vec<f64> {
+    let stamp = |line: &str| line.strip_prefix('[')?.split(']').next()?.parse().ok();
+    ping.lines().filter(|line| line.contains("bytes from")).filter_map(stamp).collect()
+}
+
+/// Seconds since 1970 now.
+pub fn now_secs() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Pings from a client for some seconds, every `interval_ms`; gives the replies' times.
+pub async fn ping(
+    lab: &Lab,
+    from: &'static Site,
+    to: Ipv4Addr,
+    secs: u64,
+    interval_ms: u64,
+) -> Result<Vec<f64>, String> {
+    let interval = interval_ms as f64 / 1000.0;
+    let argv = words(&format!("ping -D -n -i {interval} -w {secs} {to}"));
+    let limit = Duration::from_secs(secs + 10);
+    // Without a reply, ping's exit status is 1: what counts are the replies.
+    let output = lab.exec(&client(from), &argv, limit).await.map_err(|error| error.to_string())?;
+    Ok(replies(&output.stdout))
+}
