@@ -59,3 +59,19 @@ left_behind() {
     [ -z "$others" ] || left=$(grep -vE "^(namespace ($others)-|file /run/fabric-lab/($others)$|process )" <<<"$left" || true)
     [ -z "$left" ] || { printf '%s\n' "$left"; return 1; }
 }
+
+# A lab of this script's own, taken down when the script ends. `lab up` prints how it went.
+lab_begin() {
+    need_root "the lab"
+    scripts/setup demo
+    build_programs 2>&1 | grep -E '^error|Finished' || fail "the build failed" "cargo build --release"
+    lab=$1-$$
+    trap '"$bin/routerctl" lab down --name "$lab" >/dev/null 2>&1 || true' EXIT
+    trap 'exit 130' INT TERM
+    "$bin/routerctl" lab up --name "$lab" -o json >"$target/$1.json" || fail "the lab did not come up" "look into $target/$1.json"
+}
+
+on() { local node=$1; shift; "$bin/routerctl" lab exec --name "$lab" "$node" -- "$@"; }
+seconds_now() { date +%s.%N; }
+# Milliseconds from moment $1 to the first reply in the ping log $2, `none` without one.
+first_reply_ms() { awk -v t="$1" '/bytes from/ { s = $1; gsub(/[][]/, "", s); if (s > t) { printf "%d", (s - t) * 1000; found = 1; exit } } END { if (!found) printf "none" }' "$2"; }
