@@ -162,21 +162,21 @@ async fn run(
         }
     }
     let mut done = None;
+    let mut reason = String::new();
     while let Some(command) = inbox.recv().await {
-        if let Command::Shutdown(reason, answer) = command {
-            flush_and_write(&shared, &mut shared.inner.borrow_mut());
-            shared.tell(|s, now| s.shutdown(&reason, now));
-            done = Some(answer);
+        if let Command::Shutdown(why, answer) = command {
+            (reason, done) = (why, Some(answer));
             break;
         }
         obey(&shared, command);
     }
-    if done.is_none() {
-        shared.tell(|s, now| s.shutdown("", now));
-    }
+    // First no new connections, so that the address is free when the first peer hears of the end.
     for task in background {
         task.abort();
+        let _ = task.await;
     }
+    flush_and_write(&shared, &mut shared.inner.borrow_mut());
+    shared.tell(|s, now| s.shutdown(&reason, now));
     // The last messages are written by tasks of their own; they end by themselves.
     tokio::time::sleep(Duration::from_millis(50)).await;
     drop(inbox);

@@ -501,6 +501,7 @@ fn a_slow_session_leaves_the_log_and_ends_up_exact() {
             a.send(&mut s, &announce(hop, &hosts, &[]), 0);
         }
         fast.listen(&mut s, 0);
+        a.listen(&mut s, 0);
         was_slow += usize::from(s.peers(0).iter().any(|p| p.slow && p.address == address(3)));
         slow.read_some(&mut s, 3, 0);
         s.trim_log();
