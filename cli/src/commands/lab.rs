@@ -1,0 +1,294 @@
+//! `routerctl lab`: a whole fabric on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use ::lab::{DownReport, Lab, LabError, LabName, LabStatus, UpOptions, UpReport};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::commands::matrix;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output::Answer;
+use crate::text::{self, Table};
+
+/// Words of `lab`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  routerctl lab up\n  routerctl lab matrix\n  routerctl lab down")]
+pub struct LabArgs {
+    #[command(subcommand)]
+    verb: LabVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabVerb {
+    /// Builds four sites, NAT, an Internet, a hub; enrolls all leaves and waits for first packets
+    #[command(after_help = "Examples:\n  routerctl lab up\n  routerctl lab up --name two --underlay-only")]
+    Up(UpArgs),
+    /// Takes a lab away; nothing of it is left
+    #[command(after_help = "Example: routerctl lab down --name two")]
+    Down(Which),
+    /// Shows a lab's nodes and processes
+    #[command(after_help = "Example: routerctl lab status")]
+    Status(Which),
+    /// Shows the labs that are there
+    #[command(after_help = "Example: routerctl lab list")]
+    List {
+        /// Where labs keep their state [default: /run/fabric-lab]
+        #[arg(long, value_name = "DIR")]
+        base: Option<PathBuf>,
+    },
+    /// Runs a command on a node, on this terminal; its exit status is the answer
+    #[command(after_help = "Examples:\n  \
+        routerctl lab exec aws-client -- ping -c 3 10.99.9.10\n  \
+        routerctl lab exec pve-leaf -- routerctl status")]
+    Exec(ExecArgs),
+    /// Runs every directed pair of clients (the same as `routerctl matrix`)
+    #[command(after_help = "Example: routerctl lab matrix --lab fab --junit matrix.xml")]
+    Matrix(matrix::MatrixArgs),
+    /// Ends a node's daemon without warning
+    #[command(after_help = "Example: routerctl lab kill hub")]
+    Kill(NodeArgs),
+    /// Starts a node's daemon again
+    #[command(after_help = "Example: routerctl lab start hub")]
+    Start(NodeArgs),
+    /// Takes a node off the network
+    #[command(after_help = "Example: routerctl lab cut pve-nat")]
+    Cut(NodeArgs),
+    /// Puts a node back on the network
+    #[command(after_help = "Example: routerctl lab heal pve-nat")]
+    Heal(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The lab
+    #[arg(long, visible_alias = "lab", value_name = "NAME", default_value = "fab")]
+    name: LabName,
+    /// Where labs keep their state [default: /run/fabric-lab]
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct UpArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Where routerctl, fabric-rr and fabric-leaf are [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Only networks and clients, no fabric
+    #[arg(long)]
+    underlay_only: bool,
+    /// Leaves a lab whose building failed as it is
+    #[arg(long)]
+    keep_failed: bool,
+    /// Further word for fabric-rr; may be repeated
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    hub_arg: Vec<String>,
+    /// Further word for fabric-leaf; may be repeated
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    leaf_arg: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct ExecArgs {
+    #[command(flatten)]
+    which: Which,
+    /// The node, for example aws-leaf; `routerctl lab status` lists them
+    #[arg(value_name = "NODE")]
+    machine: String,
+    /// The command and its words
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    #[command(flatten)]
+    which: Which,
+    /// The node, for example hub or aws-leaf
+    #[arg(value_name = "NODE")]
+    machine: String,
+}
+
+/// What was done to a node.
+#[derive(Debug, Serialize)]
+struct NodeDone {
+    lab: LabName,
+    node: String,
+    done: &'static str,
+}
+
+impl From<LabError> for Failure {
+    fn from(error: LabError) -> Failure {
+        let (code, fix) = match &error {
+            LabError::Name(_) => ("lab-name", "choose another name"),
+            LabError::MissingProgram { package, .. } => {
+                let fix = format!("apt-get install {package}");
+                return Failure::bad("lab-program-missing", error.to_string()).fix(fix);
+            }
+            LabError::NotRoot => ("lab-needs-root", "run it as root, for example with sudo"),
+            LabError::AlreadyUp { name, .. } => {
+                let fix = format!("routerctl lab down --name {name}");
+                return Failure::bad("lab-already-up", error.to_string()).fix(fix);
+            }
+            LabError::NotUp { name, .. } => {
+                let fix = format!(
+                    "see what is there (`routerctl lab list`), or build it: `routerctl lab up --name {name}`"
+                );
+                return Failure::bad("lab-not-up", error.to_string()).fix(fix);
+            }
+            LabError::UnknownNode(_) | LabError::NoDaemon(_) => {
+                return Failure { code: "lab-node".into(), ..Failure::usage(error.to_string()) }
+                    .fix("choose a node that `routerctl lab status` lists");
+            }
+            LabError::SecretFound { .. } => {
+                ("lab-secret", "do not pass the bundle on; report where the secret came from")
+            }
+            _ => (
+                "lab-failed",
+                "take the lab down and build it again; --keep-failed leaves it for looking into",
+            ),
+        };
+        Failure::bad(code, error.to_string()).fix(fix)
+    }
+}
+
+/// A lab that is there.
+pub fn open(name: &LabName, base: Option<&Path>) -> Result<Lab, Failure> {
+    Ok(Lab::open(name, base)?)
+}
+
+impl Which {
+    fn open(&self) -> Result<Lab, Failure> {
+        open(&self.name, self.base.as_deref())
+    }
+}
+
+/// Runs the verb.
+pub async fn run(context: &Context, args: LabArgs) -> Result<Answer, Failure> {
+    match args.verb {
+        LabVerb::Up(args) => up(context, args).await,
+        LabVerb::Down(which) => {
+            let report = Lab::down(&which.name, which.base.as_deref()).await?;
+            context.answer(&report, |report: &DownReport| {
+                let (namespaces, processes) = (report.namespaces, report.processes);
+                format!("gone: {namespaces} namespaces and {processes} processes, {} ms", report.elapsed_ms)
+            })
+        }
+        LabVerb::Status(which) => {
+            let status = which.open()?.status();
+            let good = status.nodes.iter().all(|n| n.present && n.processes.iter().all(|p| p.alive));
+            context.judged(good, &status, status_table)
+        }
+        LabVerb::List { base } => {
+            let names = Lab::list(base.as_deref());
+            context.answer(&names, |names| match names.is_empty() {
+                true => "No labs here; build one: routerctl lab up".into(),
+                false => names.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+            })
+        }
+        LabVerb::Exec(args) => exec(args).await,
+        LabVerb::Matrix(args) => matrix::run(context, args).await,
+        LabVerb::Kill(args) => {
+            args.which.open()?.kill(&args.machine, nix::sys::signal::Signal::SIGKILL).await?;
+            done(context, args, "killed")
+        }
+        LabVerb::Start(args) => {
+            args.which.open()?.start_daemon(&args.machine).await?;
+            done(context, args, "started")
+        }
+        LabVerb::Cut(args) => {
+            args.which.open()?.cut(&args.machine).await?;
+            done(context, args, "cut")
+        }
+        LabVerb::Heal(args) => {
+            args.which.open()?.heal(&args.machine).await?;
+            done(context, args, "healed")
+        }
+    }
+}
+
+fn done(context: &Context, args: NodeArgs, done: &'static str) -> Result<Answer, Failure> {
+    let done = NodeDone { lab: args.which.name, node: args.machine, done };
+    context.answer(&done, |done| format!("{} {}", done.node, done.done))
+}
+
+async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
+    let options = UpOptions {
+        name: args.which.name,
+        base: args.which.base,
+        bin_dir: args.bin_dir,
+        underlay_only: args.underlay_only,
+        keep_failed: args.keep_failed,
+        hub_args: args.hub_arg,
+        leaf_args: args.leaf_arg,
+    };
+    let (_, report) = Lab::up(options).await?;
+    context.judged(report.ok, &report, up_text)
+}
+
+async fn exec(args: ExecArgs) -> Result<Answer, Failure> {
+    let argv = args.which.open()?.argv(&args.machine, &args.command)?;
+    let (program, words) = argv.split_first().ok_or_else(|| Failure::usage("no command was given"))?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(words).stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    let status = command.status().await.map_err(|error| {
+        Failure::bad("lab-exec", format!("cannot run on {}: {error}", args.machine))
+            .fix("check the command's name")
+    })?;
+    match status.code() {
+        Some(0) => Ok(Answer { text: String::new(), good: true }),
+        _ => Ok(Answer { text: String::new(), good: false }),
+    }
+}
+
+fn up_text(report: &UpReport) -> String {
+    let mut parts = Vec::new();
+    for site in &report.sites {
+        let verdict = if site.ok { "enrolled" } else { "NOT enrolled" };
+        let mut lines = vec![format!(
+            "{}: {verdict} in {} ms, first packet after {} ms, {} dataplane",
+            site.site,
+            site.enroll_ms,
+            text::or_dash(&site.first_packet_ms),
+            site.dataplane.as_deref().unwrap_or("no"),
+        )];
+        for step in &site.steps {
+            let mark = if step.ok { "ok    " } else { "FAILED" };
+            lines.push(text::plain(&format!(
+                "  {:<12} {:>6} ms  {mark}  {}",
+                step.name, step.ms, step.detail
+            )));
+        }
+        for fix in &site.fixes {
+            let mark = if fix.ok { "mended" } else { "NOT mended" };
+            lines.push(text::plain(&format!("  finding {}: {mark} by: {}", fix.code, fix.command)));
+        }
+        lines.extend(site.reason.iter().map(|reason| format!("  reason: {}", text::plain(reason))));
+        parts.push(lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n"));
+    }
+    let verdict = if report.ok { "up" } else { "NOT whole" };
+    let hub = report.hub_ms.map(|ms| format!(", hub {ms} ms")).unwrap_or_default();
+    let times = format!("in {} ms (networks {} ms{hub})", report.elapsed_ms, report.underlay_ms);
+    parts.push(format!("lab {} is {verdict} {times}; its files: {}", report.name, report.dir.display()));
+    let name = &report.name;
+    parts.push(format!("Next: routerctl matrix --lab {name}; routerctl lab down --name {name}"));
+    parts.join("\n\n")
+}
+
+fn status_table(status: &LabStatus) -> String {
+    let mut table = Table::new(["NODE", "ADDRESS", "NAMESPACE", "PRESENT", "PROCESSES"], "No nodes");
+    for node in &status.nodes {
+        let processes = node.processes.iter().map(|p| {
+            let dead = if p.alive { "" } else { " DEAD" };
+            format!("{}({}{dead})", p.role.as_str(), p.pid)
+        });
+        let processes = text::list(processes);
+        let present = text::yes(node.present);
+        table.row([node.node.clone(), node.address.to_string(), node.namespace.clone(), present, processes]);
+    }
+    format!("lab {} ({:?}), {}\n{table}", status.name, status.phase, status.dir.display())
+}

@@ -1,0 +1,111 @@
+//! `routerctl status`: how the node stands, on one page.
+
+use clap::Args;
+use control::wire::NodeStatus;
+use dataplane::view::Report;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output::Answer;
+use crate::text::{self, Table};
+
+/// Words of `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  routerctl status\n  routerctl status -o json\n\n\
+    Exit code 1 when the node is not ready; the page says why.")]
+pub struct StatusArgs {}
+
+/// Runs the verb.
+pub async fn run(context: &Context, _: StatusArgs) -> Result<Answer, Failure> {
+    let status: NodeStatus = context.client()?.get("/v1/status").await?;
+    context.judged(status.phase == "Ready", &status, people)
+}
+
+fn people(status: &NodeStatus) -> String {
+    let mut head = vec![
+        ("role", status.role.clone()),
+        ("name", status.name.clone()),
+        ("phase", status.phase.clone()),
+        ("version", format!("{}, up {}", status.version, text::seconds(status.uptime_secs))),
+        ("overlay", text::or_dash(&status.overlay)),
+    ];
+    if let Some(enrollment) = &status.enrollment {
+        head.push(("enrollment", enrollment.phase_text.clone()));
+        head.push(("claims", text::list(&status.claims)));
+    } else {
+        head.push(("leaves", status.leaves.to_string()));
+    }
+    let bgp = &status.bgp;
+    let sessions = format!("{} of {} sessions established", bgp.established, bgp.peers);
+    head.push(("bgp", format!("{sessions}, {} routes accepted, {} rejected", bgp.accepted, bgp.rejected)));
+    let mut parts = Vec::new();
+    if let Some(report) = &status.dataplane {
+        head.push(("dataplane", format!("{} ({})", word(&report.dataplane), report.why)));
+        head.push(("converged", converged(report)));
+        let clamp = report.clamp.map_or_else(|| "none".into(), |mss| format!("{mss} octets"));
+        head.push(("mss clamp", clamp));
+        parts.push(tunnels(report));
+        parts.push(routes(report));
+    }
+    parts.insert(0, text::pairs(&head));
+    for why in &status.why {
+        parts.push(format!("not ready: {}", text::plain(why)));
+    }
+    for (address, refused) in &status.refused {
+        let failure = Failure::from(refused.clone());
+        let what = format!("claim {address} is refused: {} ({})", failure.message, failure.code);
+        parts.push(format!("{}\n  fix: {}", text::plain(&what), text::plain(&failure.fix)));
+    }
+    for finding in status.dataplane.iter().flat_map(|report| &report.findings) {
+        let fix =
+            finding.fix.as_ref().map(|fix| format!("\n  fix: {}", text::plain(fix))).unwrap_or_default();
+        parts.push(format!("{}: {}{fix}", finding.code, text::plain(&finding.message)));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n")
+}
+
+/// A serialised enum's word.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+}
+
+fn converged(report: &Report) -> String {
+    match (&report.last_error, report.converged) {
+        (Some(error), _) => format!("no: {error}"),
+        (None, true) => format!("yes, {} routes installed", report.routes_installed),
+        (None, false) => "not yet".into(),
+    }
+}
+
+fn tunnels(report: &Report) -> String {
+    if report.peers.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        Table::new(["WIREGUARD PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS"], "");
+    for peer in &report.peers {
+        let ago = peer.last_handshake_secs_ago.map(|secs| format!("{} ago", text::seconds(secs)));
+        table.row([
+            peer.public_key.to_string(),
+            text::or_dash(&peer.endpoint),
+            ago.unwrap_or_else(|| "never".into()),
+            text::octets(peer.rx_bytes),
+            text::octets(peer.tx_bytes),
+            text::list(&peer.allowed_ips),
+        ]);
+    }
+    table.to_string()
+}
+
+fn routes(report: &Report) -> String {
+    if report.routes.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["ROUTE", "OWNER", "DEVICE", "MTU", "ADVMSS"], "");
+    for route in &report.routes {
+        let (mtu, advmss) = (route.mtu.to_string(), route.advmss.to_string());
+        table.row([route.prefix.to_string(), text::or_dash(&route.owner), route.device.clone(), mtu, advmss]);
+    }
+    table.to_string()
+}

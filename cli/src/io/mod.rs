@@ -1,0 +1,4 @@
+//! What touches files and processes.
+
+pub mod files;
+pub mod starter;

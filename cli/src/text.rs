@@ -1,0 +1,152 @@
+//! Text for people: tables, durations, amounts. Pure.
+
+use std::fmt::{self, Display, Write};
+
+/// A table with aligned columns.
+#[derive(Debug, Clone)]
+pub struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+    empty: String,
+}
+
+impl Table {
+    /// A table with these column names; without rows it shows `empty` instead.
+    pub fn new<const N: usize>(head: [&str; N], empty: &str) -> Table {
+        Table { head: head.iter().map(|h| h.to_string()).collect(), rows: Vec::new(), empty: empty.into() }
+    }
+
+    /// A table whose columns are known only at run time.
+    pub fn with_columns(head: Vec<String>, empty: &str) -> Table {
+        Table { head, rows: Vec::new(), empty: empty.into() }
+    }
+
+    /// Adds a row; control characters in it are made visible (names come from other machines).
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| plain(&cell)).collect());
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rows.is_empty() {
+            return f.write_str(&self.empty);
+        }
+        let all = || std::iter::once(&self.head).chain(&self.rows);
+        let columns = all().map(Vec::len).max().unwrap_or(0);
+        let width =
+            |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for (index, row) in all().enumerate() {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                write!(line, "{cell:<width$}  ")?;
+            }
+            let end = if index == self.rows.len() { "" } else { "\n" };
+            write!(f, "{}{end}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Pairs of a name and a value, one a line, names padded.
+pub fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line =
+        |(name, value): &(&str, String)| format!("{name:<width$}  {}", plain(value)).trim_end().to_string();
+    pairs.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The text with control characters made visible, so that no other machine moves this terminal's cursor.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Seconds as two units at most, for example `3m12s`, `12h04m`, `2d03h`.
+pub fn seconds(secs: u64) -> String {
+    match secs {
+        0..60 => format!("{secs}s"),
+        60..3600 => format!("{}m{:02}s", secs / 60, secs % 60),
+        3600..86_400 => format!("{}h{:02}m", secs / 3600, secs % 3600 / 60),
+        _ => format!("{}d{:02}h", secs / 86_400, secs % 86_400 / 3600),
+    }
+}
+
+/// Octets with a binary unit, for example `1.5 MiB`.
+pub fn octets(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A value or a dash.
+pub fn or_dash<T: Display>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "-".into(), T::to_string)
+}
+
+/// The values with commas between them, or a dash.
+pub fn list<T: Display>(values: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = values.into_iter().map(|v| v.to_string()).collect();
+    if all.is_empty() { "-".into() } else { all.join(",") }
+}
+
+/// `yes` or `no`.
+pub fn yes(value: bool) -> String {
+    if value { "yes".into() } else { "no".into() }
+}
+
+/// Reads `90s`, `15m`, `1h` or `2d`.
+pub fn parse_seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no duration; write for example 90s, 15m, 1h or 2d");
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).filter(|&secs| secs > 0).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Columns line up, no line ends in blanks, and an escape sequence from elsewhere is defused.
+    #[test]
+    fn tables_line_up() {
+        let mut table = Table::new(["NAME", "STATE"], "nothing");
+        assert_eq!(table.to_string(), "nothing");
+        table.row(["aws".into(), "Established".into()]);
+        table.row(["long-name".into(), "\u{1b}[2J".into()]);
+        assert_eq!(table.to_string(), "NAME       STATE\naws        Established\nlong-name  \u{fffd}[2J");
+    }
+
+    /// Durations read back as written; nonsense, overflow and zero are refused.
+    #[test]
+    fn durations() {
+        for (text, secs) in [("90s", 90), ("15m", 900), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(parse_seconds(text), Ok(secs));
+        }
+        for wrong in
+            ["", "1", "h", "-1h", "1w", "1h30m", "0s", "99999999999999999999d", "9999999999999999999d", "1é"]
+        {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            [seconds(5), seconds(192), seconds(43_440), seconds(183_600)],
+            ["5s", "3m12s", "12h04m", "2d03h"]
+        );
+        assert_eq!([octets(12), octets(1 << 20)], ["12 B", "1.0 MiB"]);
+    }
+}
