@@ -6,10 +6,11 @@
 //!
 //! Reading order: [`state`] (what can be wished), [`plan`] (how a difference becomes changes), [`mtu`] and
 //! [`route`] (the two rules that keep large packets and the underlay alive), [`tunnel`] (ipip on the wire),
-//! [`nft`] (our own table), [`preflight`] (what the host must be asked), [`view`] (what is reported); then
+//! [`nft`] (our own table), [`preflight`] and [`firewall`] (what the host must be asked), [`view`] (what is reported); then
 //! [`io`], which alone touches sockets, netlink and the clock.
 
 pub mod capture;
+pub mod firewall;
 pub mod io;
 pub mod mtu;
 pub mod nft;

@@ -196,3 +196,172 @@ pub fn apply(seen: &mut State, change: Change) {
         Change::RemoveFilter => seen.filter = None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use proptest::collection::{btree_map, btree_set};
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::{Carrier, Filter, Foyer, ProtectedPrefix, Protection};
+
+    fn address() -> impl Strategy<Value = Ipv4Addr> {
+        // Few values, so that seen and wished meet.
+        (1u8..4, 0u8..6).prop_map(|(third, last)| Ipv4Addr::new(10, 81, third, last))
+    }
+
+    fn prefix() -> impl Strategy<Value = Ipv4Net> {
+        (address(), prop_oneof![Just(32u8), Just(24), Just(30)])
+            .prop_map(|(a, len)| Ipv4Net::new(a, len).unwrap().trunc())
+    }
+
+    fn key() -> impl Strategy<Value = PrivateKey> {
+        (1u8..5).prop_map(|n| PrivateKey::from_bytes([n * 8; 32]))
+    }
+
+    fn peer() -> impl Strategy<Value = WireguardPeer> {
+        let endpoint = option::of((address(), 1u16..4).prop_map(|(a, p)| SocketAddr::from((a, p))));
+        (endpoint, btree_set(prefix(), 0..3), 0u16..2).prop_map(|(endpoint, allowed_ips, keepalive_secs)| {
+            WireguardPeer { endpoint, allowed_ips, keepalive_secs }
+        })
+    }
+
+    fn wireguard() -> impl Strategy<Value = Wireguard> {
+        let peers = btree_map(key().prop_map(|k| k.public()), peer(), 0..4);
+        (key(), 0u16..3, btree_set(prefix(), 0..3), 1400u16..1402, peers).prop_map(
+            |(private_key, listen_port, addresses, mtu, peers)| Wireguard {
+                private_key,
+                listen_port,
+                addresses,
+                mtu,
+                peers,
+            },
+        )
+    }
+
+    fn target() -> impl Strategy<Value = Target> {
+        prop_oneof![address().prop_map(Target::Owner), Just(Target::Wireguard)]
+    }
+
+    fn wished() -> impl Strategy<Value = Wished> {
+        let tunnel = (address(), 1300u16..1302).prop_map(|(local, mtu)| Tunnel { local, mtu });
+        let capture =
+            ("lan[0-2]", address()).prop_map(|(interface, address)| Capture::ProxyArp { interface, address });
+        let foyer = (prefix(), address()).prop_map(|(prefix, hub)| Foyer { prefix, hub, api_port: 8443 });
+        let filter =
+            (option::of(1200u16..1202), option::of(foyer)).prop_map(|(clamp, foyer)| Filter { clamp, foyer });
+        (
+            option::of(wireguard()),
+            option::of(tunnel),
+            btree_map(prefix(), target(), 0..6),
+            btree_set(capture, 0..4),
+            filter,
+        )
+            .prop_map(|(wireguard, tunnel, routes, captures, filter)| Wished {
+                wireguard,
+                tunnel,
+                routes,
+                captures,
+                filter,
+            })
+    }
+
+    fn protection() -> impl Strategy<Value = Protection> {
+        let reason = prop_oneof![
+            Just(ProtectedPrefix::OwnAddress),
+            Just(ProtectedPrefix::Connected),
+            Just(ProtectedPrefix::ForeignRoute)
+        ];
+        btree_set((prefix(), reason), 0..3).prop_map(|prefixes| Protection { prefixes })
+    }
+
+    fn carrier() -> impl Strategy<Value = Carrier> {
+        prop_oneof![Just(Carrier::Kernel), Just(Carrier::InProcess)]
+    }
+
+    proptest! {
+        /// What is already as wished needs no change.
+        #[test]
+        fn plan_of_the_same_is_empty(wished in wished(), protection in protection(), carrier in carrier()) {
+            prop_assert_eq!(plan(&State::of(&wished, protection, carrier), &wished), []);
+        }
+
+        /// Applying the plan to what was seen gives what was wished: nothing else remains, and nothing is left to do.
+        #[test]
+        fn applying_the_plan_gives_the_wish(
+            before in wished(),
+            wished in wished(),
+            protection in protection(),
+            carrier in carrier(),
+        ) {
+            let mut state = State::of(&before, protection.clone(), carrier);
+            for change in plan(&state, &wished) {
+                apply(&mut state, change);
+            }
+            prop_assert_eq!(plan(&state, &wished), []);
+            let mut goal = State::of(&wished, protection, carrier);
+            // A roaming peer keeps the endpoint that was learned, and any port contents who asked for any.
+            if let (Some(seen), Some(goal)) = (&state.wireguard, &mut goal.wireguard) {
+                goal.listen_port = if goal.listen_port == 0 { seen.listen_port } else { goal.listen_port };
+                for (key, peer) in &mut goal.peers {
+                    peer.endpoint = peer.endpoint.or(seen.peers[key].endpoint);
+                }
+            }
+            prop_assert_eq!(state, goal);
+        }
+
+        /// A change of one peer touches no other peer and not the device.
+        #[test]
+        fn one_peer_changes_alone(wireguard in wireguard(), new in peer(), key in key()) {
+            let before = Wished { wireguard: Some(wireguard.clone()), ..Default::default() };
+            let mut after = before.clone();
+            after.wireguard.iter_mut().for_each(|w| drop(w.peers.insert(key.public(), new.clone())));
+            for change in plan(&State::of(&before, Protection::default(), Carrier::Kernel), &after) {
+                prop_assert!(matches!(change, Change::SetPeer(k, _) if k == key.public()), "{:?}", change.kind());
+            }
+        }
+
+        /// No route that is planned covers what is protected, and endpoints are protected always.
+        #[test]
+        fn protected_prefixes_are_never_covered(wished in wished(), protection in protection()) {
+            let endpoints: Vec<_> = wished.wireguard.iter().flat_map(|w| w.peers.values())
+                .filter_map(|p| p.endpoint).collect();
+            let state = State { protection: protection.clone(), ..State::default() };
+            for change in plan(&state, &wished) {
+                if let Change::SetRoute(prefix, _) = change {
+                    prop_assert_eq!(protection.objection(prefix), None);
+                    for endpoint in &endpoints {
+                        prop_assert!(!matches!(endpoint.ip(), std::net::IpAddr::V4(a) if prefix.contains(&a)));
+                    }
+                }
+            }
+        }
+
+        /// Filters come before the routes they watch over, and routes go before the tunnel they use.
+        #[test]
+        fn order_is_safe(before in wished(), wished in wished()) {
+            let state = State::of(&before, Protection::default(), Carrier::Kernel);
+            let kinds: Vec<_> = plan(&state, &wished).iter().map(Change::kind).collect();
+            let position = |kind| kinds.iter().position(|k| *k == kind);
+            let last = |kind| kinds.iter().rposition(|k| *k == kind);
+            for (first, then) in [
+                ("set-filter", "set-route"),
+                ("set-owners", "set-route"),
+                ("set-wireguard", "set-peer"),
+                ("set-wireguard", "set-route"),
+                ("set-tunnel", "set-route"),
+                ("set-route", "add-capture"),
+                ("remove-capture", "remove-route"),
+                ("remove-route", "remove-tunnel"),
+                ("remove-route", "remove-wireguard"),
+            ] {
+                if let (Some(a), Some(b)) = (last(first), position(then)) {
+                    prop_assert!(a < b, "{first} before {then}: {kinds:?}");
+                }
+            }
+        }
+    }
+}

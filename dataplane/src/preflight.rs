@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::firewall::Interface::{self, Named, Other};
+use crate::firewall::{self, Hook, Packet, Ruleset};
+
 /// What a finding is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,10 +93,14 @@ pub struct HostFacts {
     pub captures: BTreeMap<String, CaptureInterface>,
     /// The whole ruleset as `nft -j list ruleset` prints it; `None` if there is no `nft`.
     pub ruleset: Option<String>,
+    /// Interface between which and the rest of the host clients' packets are forwarded.
+    pub forward_interface: Option<String>,
+    /// Interface that the kernel relays overlay packets on, from one peer to another.
+    pub relay_interface: Option<String>,
+    /// Interface on which new connections or ipip packets for this node itself arrive.
+    pub input_interface: Option<String>,
     /// UDP port that WireGuard must be reachable on from anywhere (a hub's).
     pub listen_port: Option<u16>,
-    /// Whether the kernel hands ipip packets to this node itself (kernel dataplane with a tunnel).
-    pub kernel_tunnel: bool,
 }
 
 /// What was read of an interface that captures work on.
@@ -118,5 +125,164 @@ pub fn findings(facts: &HostFacts) -> Vec<Finding> {
             fix: Some("sysctl -w net.ipv4.ip_forward=1".into()),
         });
     }
+    match &facts.ruleset {
+        Some(json) => judge_firewall(facts, &firewall::parse(json), &mut findings),
+        None => findings.push(Finding {
+            code: Code::NftMissing,
+            severity: Severity::Error,
+            message:
+                "the program nft is missing or fails: no MSS clamp, no quarantine, no check of ownership"
+                    .into(),
+            fix: Some("apt-get install -y nftables".into()),
+        }),
+    }
+    for (name, interface) in &facts.captures {
+        judge_capture(name, interface, &mut findings);
+    }
+    findings.sort_by_key(|f| (std::cmp::Reverse(f.severity), f.code));
     findings
+}
+
+fn judge_firewall(facts: &HostFacts, ruleset: &Ruleset, findings: &mut Vec<Finding>) {
+    let any = Packet { hook: Hook::Forward, input: Other, output: Other, protocol: None, port: None };
+    let mut forwarded = Vec::new();
+    if let Some(name) = &facts.forward_interface {
+        forwarded.push(Packet { input: Named(name), ..any });
+        forwarded.push(Packet { output: Named(name), ..any });
+    }
+    if let Some(name) = &facts.relay_interface {
+        forwarded.push(Packet { input: Named(name), output: Named(name), ..any });
+    }
+    let fix = |chain: &str| {
+        format!(
+            r#"nft 'insert rule {chain} iifname "fab-*" accept; insert rule {chain} oifname "fab-*" accept'"#
+        )
+    };
+    push_blockers(ruleset, &forwarded, Code::HostForwardDrops, "forwarded fabric packets", fix, findings);
+    let inward = Packet { hook: Hook::Input, output: Interface::None, ..any };
+    if let Some(name) = &facts.input_interface {
+        let packet = Packet { input: Named(name), ..inward };
+        let fix = |chain: &str| format!(r#"nft 'insert rule {chain} iifname "fab-*" accept'"#);
+        push_blockers(
+            ruleset,
+            &[packet],
+            Code::HostInputDrops,
+            "fabric packets for this node",
+            fix,
+            findings,
+        );
+    }
+    if let Some(port) = facts.listen_port {
+        let packet = Packet { protocol: Some(("udp", 17)), port: Some(port), ..inward };
+        let fix = |chain: &str| format!("nft 'insert rule {chain} udp dport {port} accept'");
+        push_blockers(ruleset, &[packet], Code::HostInputDrops, &format!("UDP port {port}"), fix, findings);
+    }
+}
+
+/// One finding for each chain that ends any of `packets`.
+fn push_blockers(
+    ruleset: &Ruleset,
+    packets: &[Packet<'_>],
+    code: Code,
+    what: &str,
+    fix: impl Fn(&str) -> String,
+    findings: &mut Vec<Finding>,
+) {
+    let blockers = packets.iter().flat_map(|p| ruleset.blockers(p)).map(|b| (b.chain, b.by));
+    for (chain, by) in blockers.collect::<BTreeMap<_, _>>() {
+        findings.push(Finding {
+            code,
+            severity: Severity::Error,
+            message: format!("the host's firewall drops {what}: chain {chain}, {by}"),
+            fix: Some(fix(&chain)),
+        });
+    }
+}
+
+fn judge_capture(name: &str, interface: &CaptureInterface, findings: &mut Vec<Finding>) {
+    if !interface.exists {
+        findings.push(Finding {
+            code: Code::CaptureInterfaceMissing,
+            severity: Severity::Error,
+            message: format!("captures are wished on interface {name}, which does not exist"),
+            fix: None,
+        });
+        return;
+    }
+    if interface.rp_filter == 1 {
+        findings.push(Finding {
+            code: Code::RpFilterStrict,
+            severity: Severity::Warning,
+            message: format!(
+                "rp_filter is strict on {name}: a client that moves to this site is not heard while its route \
+                 still leads elsewhere"
+            ),
+            fix: Some(format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2")),
+        });
+    }
+    if interface.proxy_delay > 0 {
+        let delay_ms = u64::from(interface.proxy_delay) * 10;
+        findings.push(Finding {
+            code: Code::ProxyArpDelayed,
+            severity: Severity::Warning,
+            message: format!("proxy ARP on {name} answers up to {delay_ms} ms late"),
+            fix: Some(format!("sysctl -w net.ipv4.neigh.{name}.proxy_delay=0")),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(facts: &HostFacts) -> Vec<Code> {
+        findings(facts).into_iter().map(|f| f.code).collect()
+    }
+
+    fn fine() -> HostFacts {
+        HostFacts { ip_forward: true, forwards: true, ruleset: Some(String::new()), ..HostFacts::default() }
+    }
+
+    /// Every host fact that is wrong gives its own finding, with a fix where one command can be given.
+    #[test]
+    fn each_fact_has_its_finding() {
+        assert_eq!(codes(&fine()), []);
+        assert_eq!(codes(&HostFacts { ip_forward: false, ..fine() }), [Code::IpForwardOff]);
+        assert_eq!(codes(&HostFacts { ip_forward: false, forwards: false, ..fine() }), []);
+        assert_eq!(codes(&HostFacts { ruleset: None, ..fine() }), [Code::NftMissing]);
+        let strict = CaptureInterface { exists: true, rp_filter: 1, proxy_delay: 80 };
+        let captures = [("lan".to_string(), strict), ("gone".to_string(), CaptureInterface::default())];
+        let all = findings(&HostFacts { captures: captures.into(), ..fine() });
+        let codes: Vec<_> = all.iter().map(|f| f.code).collect();
+        assert_eq!(codes, [Code::CaptureInterfaceMissing, Code::RpFilterStrict, Code::ProxyArpDelayed]);
+        assert_eq!(all[1].fix.as_deref(), Some("sysctl -w net.ipv4.conf.lan.rp_filter=2"));
+        assert!(all[2].message.contains("800 ms"));
+    }
+
+    /// A dropping FORWARD chain is one finding, however many of our packets it ends.
+    #[test]
+    fn forward_chain_is_found_once() {
+        let ruleset = r#"{"nftables": [{"chain": {"family": "inet", "table": "host", "name": "fw", "hook": "forward", "policy": "drop"}}]}"#;
+        let facts = HostFacts {
+            ruleset: Some(ruleset.into()),
+            forward_interface: Some("fab-tun".into()),
+            relay_interface: Some("fab-wg".into()),
+            ..fine()
+        };
+        let all = findings(&facts);
+        assert_eq!(all.len(), 1);
+        let fix = all[0].fix.as_deref().unwrap();
+        assert_eq!(
+            fix,
+            r#"nft 'insert rule inet host fw iifname "fab-*" accept; insert rule inet host fw oifname "fab-*" accept'"#
+        );
+    }
+
+    /// Names are unique, and serde writes what `as_str` says.
+    #[test]
+    fn codes_are_one_list() {
+        for code in Code::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
 }

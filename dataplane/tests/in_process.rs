@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use dataplane::io::Choice;
-use dataplane::view::Carrier;
+use dataplane::view::{Carrier, DropReason};
 
 const CLIENT_A: &str = "10.81.10.20";
 const CLIENT_B: &str = "10.82.10.20";
@@ -44,4 +44,245 @@ fn clients_reach_each_other_through_the_hub() {
         node.remove();
         assert_eq!(traces(&lab, name), "", "{name} leaves nothing");
     }
+}
+
+/// An inner source that the outer source does not own is dropped and counted; a route change lets it in at once.
+#[test]
+fn spoofed_inner_source_is_dropped_and_counted() {
+    let (lab, _hub, mut a, mut b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "cb", CLIENT_A));
+    lab.sh("cb", "ip addr add 10.82.10.66/32 dev eth0");
+    assert!(!lab.ok("cb", "ping -c3 -i0.2 -W1 -I 10.82.10.66 10.81.10.20"));
+    assert_eq!(a.report().drops.get(&DropReason::Spoofed), Some(&3));
+    assert!(ping(&lab, "ca", CLIENT_B), "the honest client is not touched");
+    a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3), ("10.82.10.66/32", 3)]));
+    assert!(lab.ok("cb", "ping -c1 -W1 -I 10.82.10.66 10.81.10.20"), "owned now");
+    b.wish(&leaf_wish(3, 1500, &[]));
+    assert!(!ping(&lab, "ca", CLIENT_B), "without a route nothing is wrapped");
+}
+
+/// From the foyer only TCP to the enrollment API gets anywhere; then the same leaf runs with its own key and address,
+/// and the first packet after the change is answered at once.
+#[test]
+fn key_change_of_enrollment_works_at_once() {
+    let lab = sites(1500);
+    let mut hub = lab.node("hub", Choice::InProcess);
+    let mut other = lab.node("b", Choice::InProcess);
+    hub.wish(&hub_wish(&[3]));
+    other.wish(&leaf_wish(3, 1500, &[]));
+    let mut leaf = lab.node("a", Choice::InProcess);
+    let mut foyer = leaf_wish(9, 1500, &[]);
+    foyer.tunnel = None;
+    foyer.filter = Default::default();
+    foyer.routes = [(net("10.255.15.1/32"), dataplane::state::Target::Wireguard)].into();
+    if let Some(wireguard) = &mut foyer.wireguard {
+        wireguard.addresses = [net("10.255.15.2/32")].into();
+        wireguard.peers.values_mut().for_each(|p| p.allowed_ips = [net("10.255.15.1/32")].into());
+    }
+    leaf.wish(&foyer);
+    lab.within("hub", || {
+        for port in [8443, 179] {
+            let listener = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+            std::thread::spawn(move || while listener.accept().is_ok() {});
+        }
+    });
+    let connects = |to: &'static str| {
+        lab.within("a", move || {
+            std::net::TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_millis(700)).is_ok()
+        })
+    };
+    assert!(connects("10.255.15.1:8443"), "the enrollment API answers in the foyer");
+    assert!(!connects("10.255.15.1:179"), "nothing else does");
+    assert!(!ping(&lab, "a", "10.255.15.1"));
+    // A guest that routes more than it was given reaches neither the hub's overlay address nor another leaf.
+    if let Some(wireguard) = &mut foyer.wireguard {
+        wireguard.peers.values_mut().for_each(|p| p.allowed_ips = [net("10.255.0.0/20")].into());
+    }
+    foyer.routes = [(net("10.255.0.0/20"), dataplane::state::Target::Wireguard)].into();
+    leaf.wish(&foyer);
+    assert!(!connects("10.255.0.1:8443"));
+    assert!(!ping(&lab, "a", "10.255.0.3"));
+    assert!(hub.report().drops[&DropReason::Foyer] >= 3);
+    // Admitted: the hub knows the new key before the leaf changes to it.
+    hub.wish(&hub_wish(&[2, 3]));
+    let started = Instant::now();
+    leaf.wish(&leaf_wish(2, 1500, &[]));
+    assert!(connects("10.255.0.1:179"), "the first connection after the change");
+    let took = started.elapsed();
+    println!("key change to first connection: {took:?}");
+    assert!(took < Duration::from_millis(700), "{took:?}");
+    assert!(ping(&lab, "a", "10.255.0.3"), "and the hub relays to the other leaf");
+}
+
+/// A hub that starts anew is found again within seconds by leaves that send, although all its sessions are lost.
+#[test]
+fn restarted_hub_is_found_again() {
+    let (lab, hub, _a, _b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    hub.kill();
+    assert!(!ping(&lab, "ca", CLIENT_B));
+    let mut hub = lab.node("hub", Choice::InProcess);
+    hub.wish(&hub_wish(&[2, 3]));
+    let started = Instant::now();
+    eventually("ping after the hub's restart", Duration::from_secs(5), || ping(&lab, "ca", CLIENT_B));
+    println!("found again after {:?}", started.elapsed());
+}
+
+/// Adding, changing and removing peers at the hub loses no packet of the others, and a roaming peer stays known.
+#[test]
+fn changes_of_one_peer_disturb_no_other() {
+    let (lab, mut hub, _a, _b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    let pinger = {
+        let ns = lab.ns("ca");
+        std::thread::spawn(move || {
+            run("ip", &["netns", "exec", &ns, "ping", "-q", "-i", "0.005", "-c", "300", "-W", "1", CLIENT_B])
+        })
+    };
+    for round in 0..20u8 {
+        let others: Vec<u8> = (10..10 + round % 7).collect();
+        hub.wish(&hub_wish(&[&[2, 3], others.as_slice()].concat()));
+    }
+    let output = pinger.join().unwrap();
+    assert!(output.contains(" 0% packet loss"), "{output}");
+    let report = hub.report();
+    assert!(report.peers.iter().filter(|p| p.endpoint.is_some()).count() == 2, "{:?}", report.peers);
+}
+
+/// What is not ours survives, what covers the host is refused with its reason, and what is ours is repaired.
+#[test]
+fn only_ours_is_touched() {
+    let lab = sites(1500);
+    lab.sh(
+        "a",
+        "ip route add 10.99.0.0/24 via 198.51.101.1; ip route add 10.98.1.1/32 dev lan proto 77; \
+         ip neigh add proxy 10.77.0.1 dev lan; nft add table inet other; nft add chain inet other c",
+    );
+    let before = traces_of_others(&lab);
+    let mut a = lab.node("a", Choice::InProcess);
+    let mut wished = leaf_wish(
+        2,
+        1500,
+        &[
+            ("10.82.10.20/32", 3),
+            ("10.81.10.10/32", 3),
+            ("10.81.0.0/16", 3),
+            ("198.51.100.2/32", 3),
+            ("198.51.101.1/32", 3),
+            ("10.99.0.0/24", 3),
+            ("10.81.10.77/32", 3),
+        ],
+    );
+    let capture = |address: &str| dataplane::state::Capture::ProxyArp {
+        interface: "lan".into(),
+        address: addr(address),
+    };
+    wished.captures = [capture("10.82.10.20"), capture("10.81.10.77")].into();
+    let report = a.wish(&wished);
+    let rejected: Vec<_> =
+        report.routes_rejected.iter().map(|r| format!("{} {}", r.prefix, r.reason.as_str())).collect();
+    assert_eq!(
+        rejected,
+        [
+            "10.81.0.0/16 connected",
+            "10.81.10.10/32 own-address",
+            "10.99.0.0/24 foreign-route",
+            "198.51.100.2/32 endpoint",
+            "198.51.101.1/32 gateway",
+        ]
+    );
+    assert_eq!(report.routes_installed, 3);
+    assert_eq!(lab.sh("a", "ip neigh show proxy | wc -l").trim(), "3");
+    // Somebody deletes and spoils what is ours: it comes back by itself.
+    lab.sh(
+        "a",
+        "ip route del 10.82.10.20/32; ip link set fab-tun mtu 1000; ip addr flush dev fab-tun; \
+         nft flush chain inet fabric forward; ip neigh del proxy 10.82.10.20 dev lan; \
+         ip route add 10.55.0.1/32 dev fab-tun proto 190",
+    );
+    eventually("repair", Duration::from_secs(9), || {
+        let report = a.dataplane.report().borrow().clone();
+        report.converged
+            && report.repairs > 0
+            && lab.ok(
+                "a",
+                "ip route show 10.82.10.20 | grep -q mtu; ip addr show fab-tun | grep -q 10.255.0.2/32",
+            )
+            && lab.ok(
+                "a",
+                "ip link show fab-tun | grep -q 'mtu 1440'; nft list table inet fabric | grep -q maxseg",
+            )
+            && lab.ok("a", "ip neigh show proxy | grep -q 10.82.10.20; ! ip route | grep -q 10.55.0.1")
+    });
+    a.remove();
+    assert_eq!(traces_of_others(&lab), before);
+    assert!(!lab.ok("a", "ip link show fab-tun"));
+}
+
+fn traces_of_others(lab: &Lab) -> String {
+    lab.sh(
+        "a",
+        "ip -4 route show table all | sort; ip neigh show proxy; nft list ruleset; ip -o link | wc -l",
+    )
+}
+
+/// A host firewall that rejects FORWARD is a finding with its fix; run as it is printed, the finding disappears and
+/// packets pass. The same for forwarding that is off and for capture interfaces.
+#[test]
+fn findings_are_fixed_by_their_commands() {
+    let (lab, _hub, mut a, _b) = fabric(1500);
+    lab.sh(
+        "a",
+        "nft add table ip filter; \
+         nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy accept; }'; \
+         nft add rule ip filter FORWARD ct state established,related accept; \
+         nft add rule ip filter FORWARD reject with icmp type host-prohibited; \
+         sysctl -qw net.ipv4.ip_forward=0 net.ipv4.conf.lan.rp_filter=1",
+    );
+    let mut wished = leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]);
+    let capture = dataplane::state::Capture::ProxyArp { interface: "lan".into(), address: addr(CLIENT_B) };
+    wished.captures = [capture].into();
+    a.wish(&wished);
+    assert!(!ping(&lab, "ca", CLIENT_B));
+    let findings = a.report().findings.clone();
+    let codes: Vec<_> = findings.iter().map(|f| f.code.as_str()).collect();
+    assert_eq!(codes, ["ip-forward-off", "host-forward-drops", "rp-filter-strict", "proxy-arp-delayed"]);
+    for finding in &findings {
+        lab.sh("a", finding.fix.as_deref().unwrap());
+    }
+    assert_eq!(a.report().findings, []);
+    eventually("ping after the fixes", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    assert!(ping(&lab, "cb", CLIENT_A));
+}
+
+/// The path MTU toward the hub is measured through routers with narrower links, and the report tells it.
+#[test]
+fn path_mtu_is_measured() {
+    let lab = sites(1300);
+    lab.cable(("net", "far0", "203.0.113.1/24"), ("hub", "far", "203.0.113.2/24"), 1280);
+    let b = lab.node("b", Choice::InProcess);
+    let measure = |to: &str| {
+        let to = to.parse().unwrap();
+        lab.within("b", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(dataplane::io::path_mtu(to))
+        })
+    };
+    assert_eq!(measure("198.51.100.2:51820"), 1300);
+    assert_eq!(measure("203.0.113.2:51820"), 1280);
+    let a = |to: &str| {
+        let to = to.parse().unwrap();
+        lab.within("a", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(dataplane::io::path_mtu(to))
+        })
+    };
+    assert_eq!(a("198.51.100.2:51820"), 1500);
+    assert_eq!(a("203.0.113.2:51820"), 1280, "behind a wide first link");
+    assert_eq!(a("192.0.2.1:1"), 1500, "a silent path is as wide as the first link");
+    let mut b = b;
+    b.wish(&leaf_wish(3, 1300, &[]));
+    eventually("measured by the reconciler", Duration::from_secs(3), || {
+        b.dataplane.report().borrow().path_mtu.get(&HUB.parse().unwrap()) == Some(&1300)
+    });
 }

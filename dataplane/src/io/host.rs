@@ -90,13 +90,14 @@ impl Host {
         Ok(())
     }
 
-    /// Looks at everything of ours, and at what of the host protects it from us.
-    pub(crate) async fn observe(&mut self) -> io::Result<Observation> {
+    /// Looks at everything of ours, and at what of the host protects it from us; `afresh` also at what nobody but
+    /// us should have touched.
+    pub(crate) async fn observe(&mut self, afresh: bool) -> io::Result<Observation> {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
         let routes = self.netlink.routes().await?;
         let proxies = self.netlink.proxies().await?;
-        let table = self.table.observe().await;
+        let table = self.table.observe(afresh).await;
         let names: BTreeMap<u32, &str> = links.values().map(|l| (l.index, l.name.as_str())).collect();
         let captures = proxies.iter().filter(|p| p.ours).filter_map(|p| {
             let interface = names.get(&p.interface)?.to_string();
@@ -363,7 +364,7 @@ impl Host {
         for name in [TUNNEL_INTERFACE, WIREGUARD_INTERFACE, TUN_INTERFACE] {
             result = result.and(self.netlink.remove_link(name).await);
         }
-        if self.table.observe().await.exists {
+        if self.table.observe(true).await.exists {
             result = result.and(self.apply(&Change::RemoveFilter, &mut links).await);
         }
         result

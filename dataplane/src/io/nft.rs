@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::nft;
 use crate::plan::Change;
-use crate::state::FilterState;
+use crate::state::{Filter, FilterState};
 use crate::view::DropReason;
 
 /// How long one run of `nft` may take before it is killed.
@@ -19,11 +19,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Table {
     /// What was written, and the shape in which nft lists it.
-    written: Option<(FilterState, String)>,
+    written: Option<(Filter, String)>,
+    /// What was last seen, kept in line with what was done since.
+    last: Option<Seen>,
 }
 
 /// What was seen of our table.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(crate) struct Seen {
     pub(crate) filter: Option<FilterState>,
     pub(crate) exists: bool,
@@ -70,36 +72,56 @@ pub(crate) async fn ruleset() -> Option<String> {
 }
 
 impl Table {
-    /// Reads our table. What we did not write in this run, or what has been changed since, counts as unknown and is
-    /// then replaced as one transaction.
-    pub(crate) async fn observe(&self) -> Seen {
-        let Ok(json) = run(&["-j", "list", "table", "inet", "fabric"], None).await else {
-            return Seen::default();
+    /// What our table holds. What we did not write in this run, or what has been changed since, counts as unknown
+    /// and is then replaced as one transaction. Unless `afresh`, what is already known is not read again: running
+    /// a program costs more than everything else that a change of routes needs.
+    pub(crate) async fn observe(&mut self, afresh: bool) -> Seen {
+        if let Some(last) = self.last.as_ref().filter(|_| !afresh) {
+            return last.clone();
+        }
+        let seen = match run(&["-j", "list", "table", "inet", "fabric"], None).await {
+            Ok(json) => self.recognise(&json),
+            Err(_) => Seen::default(),
         };
-        let Some(listing) = nft::parse(&json) else { return Seen { exists: true, ..Seen::default() } };
+        self.last = Some(seen.clone());
+        seen
+    }
+
+    fn recognise(&self, json: &str) -> Seen {
+        let Some(listing) = nft::parse(json) else { return Seen { exists: true, ..Seen::default() } };
         let ours = self.written.as_ref().filter(|(_, shape)| *shape == listing.shape);
-        let filter = ours.map(|(written, _)| FilterState { filter: written.filter, owners: listing.owners });
+        let filter = ours.map(|(filter, _)| FilterState { filter: *filter, owners: listing.owners });
         Seen { filter, exists: true, drops: listing.drops }
     }
 
     /// Applies a change that concerns the table.
     pub(crate) async fn apply(&mut self, change: &Change) -> io::Result<()> {
+        // Whatever becomes of it, what was seen before no longer counts; success says what counts now.
+        let last = self.last.take();
         match change {
             Change::SetFilter(filter) => {
                 run(&["-f", "-"], Some(nft::replace(filter))).await?;
                 let json = run(&["-j", "list", "table", "inet", "fabric"], None).await?;
-                let shape = nft::parse(&json).map(|l| l.shape);
-                self.written = shape.map(|shape| (filter.clone(), shape));
-                Ok(())
+                self.written = nft::parse(&json).map(|listing| (filter.filter, listing.shape));
+                self.last = Some(self.recognise(&json));
             }
             Change::SetOwners { add, remove } => {
-                run(&["-f", "-"], Some(nft::change_owners(add, remove))).await.map(drop)
+                run(&["-f", "-"], Some(nft::change_owners(add, remove))).await?;
+                self.last = last.map(|mut seen| {
+                    if let Some(filter) = &mut seen.filter {
+                        filter.owners.retain(|prefix, owner| remove.get(prefix) != Some(owner));
+                        filter.owners.extend(add.iter().map(|(prefix, owner)| (*prefix, *owner)));
+                    }
+                    seen
+                });
             }
             Change::RemoveFilter => {
                 self.written = None;
-                run(&["-f", "-"], Some(nft::remove())).await.map(drop)
+                run(&["-f", "-"], Some(nft::remove())).await?;
+                self.last = Some(Seen::default());
             }
-            _ => Ok(()),
+            _ => self.last = last,
         }
+        Ok(())
     }
 }

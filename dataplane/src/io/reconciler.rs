@@ -209,14 +209,15 @@ impl Reconciler {
         }
     }
 
-    /// Compares and applies until nothing is left to do, then reports.
-    async fn reconcile(&mut self, judge: bool) {
+    /// Compares and applies until nothing is left to do, then reports. If `thorough`, nothing that was seen before
+    /// is relied on, and the host facts are judged as well.
+    async fn reconcile(&mut self, thorough: bool) {
         let Some((generation, wished)) = self.known.clone() else { return };
         let started = Instant::now();
         let fresh = self.report.generation != generation;
         let (mut error, mut repaired) = (None, false);
         for pass in 0..PASSES {
-            let mut seen = match self.host.observe().await {
+            let mut seen = match self.host.observe(thorough && pass == 0).await {
                 Ok(seen) => seen,
                 Err(failure) => {
                     error = Some(failure.to_string());
@@ -253,7 +254,7 @@ impl Reconciler {
         self.report.last_error = error;
         self.report.apply_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.publish();
-        if judge {
+        if thorough {
             self.judge().await;
         }
     }
