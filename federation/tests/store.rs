@@ -227,8 +227,10 @@ async fn pruning() {
         federation.emit(new(OBSERVED, &format!("10.82.10.{host}"))).await.unwrap();
     }
     now.fetch_add(1_000_001, Ordering::SeqCst);
-    let pruned = federation.prune().await.unwrap();
-    assert_eq!((pruned.by_age, pruned.by_count), (5, 0));
+    // The owner may have pruned by itself when it saw the clock move: the sums are what counts.
+    federation.prune().await.unwrap();
+    let status = federation.status().await.unwrap();
+    assert_eq!((status.events, status.pruned_by_age, status.pruned_by_count), (1, 5, 0));
     assert_eq!(claimed(&federation), ["10.81.10.20"]);
     for _ in 0..20 {
         now.fetch_add(1, Ordering::SeqCst);
@@ -236,6 +238,7 @@ async fn pruning() {
     }
     let pruned = federation.prune().await.unwrap();
     assert_eq!((pruned.by_age, pruned.by_count), (0, 11));
+    assert_eq!(federation.prune().await.unwrap(), federation::io::Pruned::default());
     let status = federation.status().await.unwrap();
     assert_eq!((status.events, status.pruned_by_age, status.pruned_by_count), (10, 5, 11));
     assert_eq!(claimed(&federation), ["10.81.10.20", "10.83.10.1"]);
