@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
 use dataplane::io::Choice;
@@ -25,9 +25,7 @@ fn fabric(narrow: u32, choices: [Choice; 3]) -> (Lab, Node, Node, Node) {
 }
 
 fn passes(lab: &Lab) {
-    let started = Instant::now();
     eventually("first ping", Duration::from_secs(8), || ping(lab, "ca", CLIENT_B));
-    println!("first ping after {:?}", started.elapsed());
     assert_eq!(exchange(lab, "ca", "cb", CLIENT_B, 1 << 20), addr(CLIENT_A));
     assert_eq!(exchange(lab, "cb", "ca", CLIENT_A, 1 << 20), addr(CLIENT_B));
 }
@@ -57,7 +55,6 @@ fn kernel_and_in_process_interoperate() {
     let (k, p) = (Choice::Kernel, Choice::InProcess);
     for choices in [[k, k, p], [p, k, p], [p, k, k], [k, p, p]] {
         let (lab, _hub, _a, _b) = fabric(1300, choices);
-        println!("{choices:?}");
         passes(&lab);
     }
 }
@@ -100,4 +97,49 @@ fn spoofed_inner_source_is_dropped_and_counted() {
     assert!(!lab.ok("cb", "ping -c3 -i0.2 -W1 -I 10.82.10.66 10.81.10.20"));
     assert_eq!(a.report().drops.get(&DropReason::Spoofed), Some(&3));
     assert!(ping(&lab, "ca", CLIENT_B), "the honest client is not touched");
+}
+
+/// The foyer is in quarantine with the kernel's forwarding too, and what is spoiled is repaired.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn foyer_is_quarantined_and_spoils_are_repaired() {
+    let (lab, hub, mut a, _b) = fabric(1500, [Choice::Kernel; 3]);
+    passes(&lab);
+    lab.sh(
+        "a",
+        "ip route del 10.82.10.20/32; ip link set fab-ipip mtu 1000; ip link set fab-wg down; \
+         nft delete table inet fabric; ip route add 10.55.0.1/32 dev fab-wg proto 190 || true",
+    );
+    eventually("repair", Duration::from_secs(12), || {
+        a.dataplane.report().borrow().repairs > 0
+            && ping(&lab, "ca", CLIENT_B)
+            && lab.ok(
+                "a",
+                "ip link show fab-ipip | grep -q 'mtu 1420'; nft list table inet fabric | grep -q maxseg",
+            )
+    });
+    let mut foyer = leaf_wish(9, 1500, &[]);
+    if let Some(wireguard) = &mut foyer.wireguard {
+        wireguard.addresses = [net("10.255.15.2/32")].into();
+    }
+    (foyer.tunnel, foyer.filter) = (None, Default::default());
+    a.wish(&foyer);
+    lab.within("hub", || {
+        for port in [8443, 179] {
+            let listener = std::net::TcpListener::bind(("0.0.0.0", port)).unwrap();
+            std::thread::spawn(move || while listener.accept().is_ok() {});
+        }
+    });
+    let connects = |to: &'static str| {
+        lab.within("a", move || {
+            std::net::TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_secs(1)).is_ok()
+        })
+    };
+    assert!(connects("10.255.15.1:8443"));
+    assert!(!connects("10.255.15.1:179"));
+    assert!(!connects("10.255.0.1:8443"));
+    assert!(!ping(&lab, "a", "10.255.0.3"));
+    assert!(hub.report().drops[&DropReason::Foyer] >= 3);
+    a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
+    assert!(connects("10.255.0.1:179"), "the first connection after the key change");
 }

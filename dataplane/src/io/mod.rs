@@ -2,6 +2,7 @@
 
 mod facts;
 mod host;
+mod memory;
 mod netlink;
 mod nft;
 mod path_mtu;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use rtnetlink::MulticastGroup;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::io::host::{self, Host, Observation};
+use crate::io::memory::Memory;
 use crate::io::{Choice, StartError, facts, path_mtu};
 use crate::plan::{self, plan};
 use crate::preflight;
@@ -49,6 +51,12 @@ impl Dataplane {
     /// Starts the reconciler on the current runtime, in the network namespace of the calling thread. Nothing is
     /// changed before the first wish; what a previous run left is then compared and repaired, not rebuilt.
     pub async fn start(choice: Choice) -> Result<Dataplane, StartError> {
+        Dataplane::start_remembering(choice, None).await
+    }
+
+    /// As [`Dataplane::start`]; where roaming peers are is kept in the file `memory` over a restart, so that a hub
+    /// calls its leaves at once. The file holds public keys and addresses.
+    pub async fn start_remembering(choice: Choice, memory: Option<PathBuf>) -> Result<Dataplane, StartError> {
         let (host, why) = Host::open(choice).await?;
         tracing::info!(dataplane = %host.carrier(), why, "dataplane started");
         let (wishes, wished) = watch::channel(None);
@@ -64,6 +72,7 @@ impl Dataplane {
             known: None,
             next_measure: Instant::now(),
             compiled: false,
+            memory: Memory::open(memory),
         };
         let disturbed = watch_kernel();
         tokio::spawn(reconciler.run(wished, heard, measurements, disturbed));
@@ -139,6 +148,7 @@ struct Reconciler {
     next_measure: Instant,
     /// Whether the packet path has a table at all.
     compiled: bool,
+    memory: Memory,
 }
 
 impl Reconciler {
@@ -262,7 +272,13 @@ impl Reconciler {
     /// Applies all changes, each on its own: one that fails holds no other up. The first failure is returned.
     async fn carry_out(&mut self, changes: Vec<plan::Change>, seen: &mut Observation) -> Option<String> {
         let mut failure = None;
-        for change in changes {
+        for mut change in changes {
+            if let plan::Change::SetPeer(key, peer) = &mut change
+                && peer.endpoint.is_none()
+                && !seen.peers.iter().any(|p| p.key == *key && p.endpoint.is_some())
+            {
+                peer.endpoint = self.memory.recall(key);
+            }
             match self.host.apply(&change, &mut seen.links).await {
                 Ok(()) => plan::apply(&mut seen.state, change),
                 Err(error) => failure = failure.or(Some(error.to_string())),
@@ -283,6 +299,7 @@ impl Reconciler {
                     (view.rx_bytes, view.tx_bytes) = (status.rx_bytes, status.tx_bytes);
                 }
             }
+            self.memory.keep(&self.report.peers).await;
             self.publish();
         }
     }

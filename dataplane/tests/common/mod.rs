@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -127,12 +128,16 @@ pub struct Node {
 
 impl Node {
     pub fn start(ns: String, choice: Choice) -> Node {
+        Node::start_remembering(ns, choice, None)
+    }
+
+    pub fn start_remembering(ns: String, choice: Choice, memory: Option<PathBuf>) -> Node {
         std::thread::spawn(move || {
             enter(&ns);
             // Worker threads inherit the namespace of the thread that makes them.
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            let dataplane = runtime.block_on(Dataplane::start(choice)).unwrap();
+            let dataplane = runtime.block_on(Dataplane::start_remembering(choice, memory)).unwrap();
             Node { dataplane, runtime: Some(runtime), generation: 0 }
         })
         .join()
