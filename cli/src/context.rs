@@ -74,7 +74,7 @@ impl Context {
         value: &T,
         table: impl FnOnce(&T) -> String,
     ) -> Result<Answer, Failure> {
-        Ok(Answer { text: self.format.render(value, table)?, good: true })
+        Ok(Answer { text: self.format.render(value, table)?, exit: 0 })
     }
 
     /// An answer that is good or not.
@@ -84,7 +84,7 @@ impl Context {
         value: &T,
         table: impl FnOnce(&T) -> String,
     ) -> Result<Answer, Failure> {
-        Ok(Answer { good, ..self.answer(value, table)? })
+        Ok(Answer { exit: u8::from(!good), ..self.answer(value, table)? })
     }
 }
 

@@ -21,13 +21,13 @@ pub enum Format {
     Yaml,
 }
 
-/// What a verb answers: text for stdout, and whether it is good.
+/// What a verb answers: text for stdout, and the exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Written to stdout as it is, with a line end.
     pub text: String,
-    /// Whether the exit code is 0 or 1.
-    pub good: bool,
+    /// The exit code: 0 good, 1 bad; `lab exec` passes on its command's.
+    pub exit: u8,
 }
 
 impl Format {
@@ -57,7 +57,7 @@ pub fn answer(answer: Answer) -> ExitCode {
     if !answer.text.is_empty() {
         line(&answer.text);
     }
-    if answer.good { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    ExitCode::from(answer.exit)
 }
 
 /// Prints a line to stdout at once. A reader that went away (`| head`) is no error.

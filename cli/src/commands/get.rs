@@ -63,7 +63,7 @@ fn distance(a: &str, b: &str) -> usize {
         .iter()
         .filter(|pair| b.iter().position(|other| other == *pair).map(|at| b.remove(at)).is_some())
         .count();
-    if all == 0 { 1000 } else { 1000 - 2000 * common / all }
+    1000 - (2000 * common).checked_div(all).unwrap_or(0)
 }
 
 /// Runs `get`.
@@ -93,7 +93,7 @@ pub async fn describe(context: &Context, args: DescribeArgs) -> Result<Answer, F
     let kind = kind(kind_name)?;
     let one = named(kind, name, resources(context, kind).await?)?;
     let format = if context.format == Format::Table { Format::Yaml } else { context.format };
-    Ok(Answer { text: format.render(&one, |_| String::new())?, good: true })
+    Ok(Answer { text: format.render(&one, |_| String::new())?, exit: 0 })
 }
 
 async fn resources(context: &Context, kind: Kind) -> Result<Vec<ResourceView>, Failure> {

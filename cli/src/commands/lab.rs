@@ -1,7 +1,7 @@
 //! `routerctl lab`: a whole fabric on this machine.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::time::Duration;
 
 use ::lab::{DownReport, Lab, LabError, LabName, LabStatus, UpOptions, UpReport};
 use clap::{Args, Subcommand};
@@ -10,8 +10,11 @@ use serde::Serialize;
 use crate::commands::matrix;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::Answer;
+use crate::output::{Answer, Format};
 use crate::text::{self, Table};
+
+/// Longest time for a command whose output is collected.
+const EXEC_LIMIT: Duration = Duration::from_secs(300);
 
 /// Words of `lab`.
 #[derive(Debug, Args)]
@@ -190,7 +193,7 @@ pub async fn run(context: &Context, args: LabArgs) -> Result<Answer, Failure> {
                 false => names.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
             })
         }
-        LabVerb::Exec(args) => exec(args).await,
+        LabVerb::Exec(args) => exec(context, args).await,
         LabVerb::Matrix(args) => matrix::run(context, args).await,
         LabVerb::Kill(args) => {
             args.which.open()?.kill(&args.machine, nix::sys::signal::Signal::SIGKILL).await?;
@@ -230,19 +233,43 @@ async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
     context.judged(report.ok, &report, up_text)
 }
 
-async fn exec(args: ExecArgs) -> Result<Answer, Failure> {
-    let argv = args.which.open()?.argv(&args.machine, &args.command)?;
+/// What a command on a node said; only where it was asked for as JSON or YAML.
+#[derive(Debug, Serialize)]
+struct Said {
+    node: String,
+    exit: Option<i32>,
+    stdout: String,
+    stderr: String,
+    elapsed_ms: u128,
+}
+
+/// On this terminal for people; collected for programs. The fabric's own programs are found first.
+async fn exec(context: &Context, args: ExecArgs) -> Result<Answer, Failure> {
+    let lab = args.which.open()?;
+    if context.format != Format::Table {
+        let output = lab.exec(&args.machine, &args.command, EXEC_LIMIT).await?;
+        let exit = exit_of(output.code);
+        let (stdout, stderr, elapsed_ms) = (output.stdout, output.stderr, output.elapsed.as_millis());
+        let said = Said { node: args.machine, exit: output.code, stdout, stderr, elapsed_ms };
+        return Ok(Answer { exit, ..context.answer(&said, |_| String::new())? });
+    }
+    let argv = lab.argv(&args.machine, &args.command)?;
     let (program, words) = argv.split_first().ok_or_else(|| Failure::usage("no command was given"))?;
+    let own = lab.bin("routerctl").parent().map(Path::to_path_buf);
+    let usual = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(own.into_iter().chain(std::env::split_paths(&usual))).unwrap_or(usual);
     let mut command = tokio::process::Command::new(program);
-    command.args(words).stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    command.args(words).env("PATH", path);
     let status = command.status().await.map_err(|error| {
         Failure::bad("lab-exec", format!("cannot run on {}: {error}", args.machine))
             .fix("check the command's name")
     })?;
-    match status.code() {
-        Some(0) => Ok(Answer { text: String::new(), good: true }),
-        _ => Ok(Answer { text: String::new(), good: false }),
-    }
+    Ok(Answer { text: String::new(), exit: exit_of(status.code()) })
+}
+
+/// The command's own exit code; 1 when a signal ended it.
+fn exit_of(code: Option<i32>) -> u8 {
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 fn up_text(report: &UpReport) -> String {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Arg, Args, Command, CommandFactory};
 use enrollment::reason::ReasonCode;
+use federation::reason::ReasonCode as EventCode;
 use serde::Serialize;
 
 use crate::args::Cli;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, event_fix};
 use crate::io::files;
 use crate::output::Answer;
 use crate::text;
@@ -86,6 +87,22 @@ fn reason_codes() -> String {
             "\n## {}\n\n{meaning} From the {side}, HTTP {status}.\n\nFix: {fix}\n",
             code.as_str()
         );
+    }
+    page.push_str("\n# Codes of refused events\n\n| code | fix |\n| --- | --- |\n");
+    for code in EventCode::ALL {
+        let _ = writeln!(page, "| `{code}` | {} |", event_fix(code));
+    }
+    page.push_str(
+        "\n# Reasons of rejected routes\n\nShown by `routerctl bgp rejected`, counted for each peer.\n\n",
+    );
+    for reason in bgp::policy::RejectReason::ALL {
+        let _ = writeln!(page, "- `{}`", reason.as_str());
+    }
+    page.push_str(
+        "\n# Codes of host findings\n\nShown by `routerctl status` with the command that mends each.\n\n",
+    );
+    for code in dataplane::preflight::Code::ALL {
+        let _ = writeln!(page, "- `{code}`");
     }
     page
 }
