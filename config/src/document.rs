@@ -10,7 +10,7 @@ use crate::mistake::{Mistakes, Position, Problem};
 use crate::node::{Node, Value, documents, short};
 use crate::node_config::{Config, Enrollment, Hub, Leaf, Object};
 use crate::resource::{Context, Keys, Resource};
-use crate::spec::{BgpDynamicPeer, BgpRouter, EventGroup, SamEnrollmentPolicy, WireGuardInterface};
+use crate::spec::{BgpDynamicPeer, BgpRouter, SamEnrollmentPolicy, WireGuardInterface};
 use crate::value::Name;
 use crate::{MAX_FILE_BYTES, Source};
 
@@ -119,7 +119,7 @@ impl<'n> Reading<'n> {
 
     fn config(&mut self, start: Position) -> Option<Config> {
         if let Some(client) = self.first(Kind::SamEnrollmentClient).map(|client| client.at.clone()) {
-            self.roles(Role::Leaf, &client);
+            self.roles(Some(&client));
             return self.leaf(client);
         }
         let root = self.first(Kind::SamEnrollmentPolicy).or_else(|| self.first(Kind::BgpRouter));
@@ -131,17 +131,19 @@ impl<'n> Reading<'n> {
             }
             return None;
         };
+        self.roles(None);
         self.hub(root)
     }
 
-    /// On a leaf, the Kinds of a hub would do nothing.
-    fn roles(&mut self, role: Role, client: &Position) {
+    /// The Kinds of the other role would do nothing; `client` is what makes this node a leaf.
+    fn roles(&mut self, client: Option<&Position>) {
+        let (role, because) = match client {
+            Some(at) => (Role::Leaf, format!("the SAMEnrollmentClient at {at} makes this node a leaf")),
+            None => (Role::Hub, "without a SAMEnrollmentClient this node is a hub".to_string()),
+        };
         for envelope in &self.envelopes {
-            if envelope.kind.only_for().is_some_and(|only| only != role) {
-                let text = format!(
-                    "{} belongs to a hub, and the SAMEnrollmentClient at {client} makes this node a leaf",
-                    envelope.kind
-                );
+            if let Some(only) = envelope.kind.only_for().filter(|only| *only != role) {
+                let text = format!("{} belongs to a {only}, and {because}", envelope.kind);
                 self.mistakes.add(envelope.at.clone(), Problem::Conflict(text));
             }
         }
@@ -178,23 +180,22 @@ impl<'n> Reading<'n> {
         }
         let peers = self.all(&context);
         let wireguard = self.one::<WireGuardInterface>(&context, implied("fab-wg"));
-        let events = self.one::<EventGroup>(&context, implied("fabric"));
         if !enrolls {
-            self.without_enrollment(&[Kind::WireGuardInterface, Kind::EventGroup]);
+            self.without_enrollment(Kind::WireGuardInterface);
         }
         check::hub(enrolls, policy.as_ref(), &dynamic_peers, &peers, &mut self.mistakes);
         let mut router = router?;
         router.spec.cluster_id = router.spec.cluster_id.or(router.spec.router_id);
         let enrollment = match enrolls {
             false => None,
-            true => Some(Enrollment { policy: policy?, wireguard: wireguard?, events: events? }),
+            true => Some(Enrollment { policy: policy?, wireguard: wireguard? }),
         };
         Some(Config::Hub(Box::new(Hub { router, dynamic_peers, peers, enrollment })))
     }
 
-    fn without_enrollment(&mut self, kinds: &[Kind]) {
-        for envelope in self.envelopes.iter().filter(|envelope| kinds.contains(&envelope.kind)) {
-            let text = format!("{} does nothing on a hub without a SAMEnrollmentPolicy", envelope.kind);
+    fn without_enrollment(&mut self, kind: Kind) {
+        for envelope in self.envelopes.iter().filter(|envelope| envelope.kind == kind) {
+            let text = format!("{kind} does nothing on a hub without a SAMEnrollmentPolicy");
             self.mistakes.add(envelope.at.clone(), Problem::Conflict(text));
         }
     }

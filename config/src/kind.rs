@@ -111,8 +111,8 @@ impl Kind {
     pub fn only_for(self) -> Option<Role> {
         match self {
             Kind::BgpDynamicPeer | Kind::SamEnrollmentPolicy => Some(Role::Hub),
-            Kind::SamEnrollmentClient => Some(Role::Leaf),
-            Kind::BgpRouter | Kind::BgpPeer | Kind::WireGuardInterface | Kind::EventGroup => None,
+            Kind::SamEnrollmentClient | Kind::EventGroup => Some(Role::Leaf),
+            Kind::BgpRouter | Kind::BgpPeer | Kind::WireGuardInterface => None,
         }
     }
 

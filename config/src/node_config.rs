@@ -66,7 +66,7 @@ pub struct Hub {
     pub dynamic_peers: Vec<Object<BgpDynamicPeer>>,
     /// Whom it dials.
     pub peers: Vec<Object<BgpPeer>>,
-    /// Enrollment, WireGuard and events; `None` makes a plain reflector.
+    /// Enrollment and WireGuard; `None` makes a plain reflector.
     pub enrollment: Option<Enrollment>,
 }
 
@@ -77,8 +77,6 @@ pub struct Enrollment {
     pub policy: Object<SamEnrollmentPolicy>,
     /// Its WireGuard.
     pub wireguard: Object<WireGuardInterface>,
-    /// Its events.
-    pub events: Object<EventGroup>,
 }
 
 /// A leaf: a site's router.
@@ -161,7 +159,6 @@ impl Config {
                 if let Some(enrollment) = &hub.enrollment {
                     found.push(effective(&enrollment.wireguard));
                     found.push(effective(&enrollment.policy));
-                    found.push(effective(&enrollment.events));
                 }
             }
             Config::Leaf(leaf) => {

@@ -56,7 +56,7 @@ fn hub() -> impl Strategy<Value = String> {
     let router = prop::option::of((1u32.., prop_oneof![Just(0u16), 3u16..], 0u16..=4095));
     let policy = (10u64..1_000_000, 1u32..=65_536, 8u8..=23);
     let peers = prop::collection::vec((1u8..=254, 1u16.., any::<bool>()), 0..4);
-    (router, policy, peers, 1u16.., 0u64..1000).prop_map(|(router, (lease, claims, length), peers, port, grace)| {
+    (router, policy, peers, 1u16..).prop_map(|(router, (lease, claims, length), peers, port)| {
         let mut text = format!(
             "apiVersion: mobility.routerd.net/v1alpha1\nkind: SAMEnrollmentPolicy\nmetadata: {{name: fabric}}\n\
              spec: {{overlayPrefix: 11.0.0.0/{length}, endpoints: ['[2001:db8::1]:{port}', 'hub.example:{port}'], \
@@ -75,26 +75,24 @@ fn hub() -> impl Strategy<Value = String> {
                  spec: {{address: 192.0.{index}.{host}, port: {port}, routeReflectorClient: {client}}}\n"
             );
         }
-        text + &format!(
-            "---\napiVersion: federation.routerd.net/v1alpha1\nkind: EventGroup\nmetadata: {{name: g}}\n\
-             spec: {{graceSecs: {grace}}}\n"
-        )
+        text
     })
 }
 
 fn leaf() -> impl Strategy<Value = String> {
     let clients = prop::collection::btree_set(1u8..=254, 0..5);
-    (clients, any::<bool>(), prop::sample::select(vec!["auto", "kernel", "in-process"])).prop_map(
-        |(clients, captures, dataplane)| {
-            let clients: Vec<_> = clients.iter().map(|host| format!("10.81.10.{host}")).collect();
-            let capture = if captures { ", capture: proxy-arp, captureInterface: eth1.7" } else { "" };
-            format!(
-                "apiVersion: mobility.routerd.net/v1alpha1\nkind: SAMEnrollmentClient\nmetadata: {{name: x}}\n\
-                 spec: {{clients: [{}], dataplane: {dataplane}{capture}}}\n",
-                clients.join(", ")
-            )
-        },
-    )
+    let dataplanes = prop::sample::select(vec!["auto", "kernel", "in-process"]);
+    (clients, any::<bool>(), dataplanes, 0u64..1000).prop_map(|(clients, captures, dataplane, grace)| {
+        let clients: Vec<_> = clients.iter().map(|host| format!("10.81.10.{host}")).collect();
+        let capture = if captures { ", capture: proxy-arp, captureInterface: eth1.7" } else { "" };
+        format!(
+            "apiVersion: mobility.routerd.net/v1alpha1\nkind: SAMEnrollmentClient\nmetadata: {{name: x}}\n\
+                 spec: {{clients: [{}], dataplane: {dataplane}{capture}}}\n---\n\
+                 apiVersion: federation.routerd.net/v1alpha1\nkind: EventGroup\nmetadata: {{name: g}}\n\
+                 spec: {{graceSecs: {grace}}}\n",
+            clients.join(", ")
+        )
+    })
 }
 
 proptest! {
