@@ -303,3 +303,25 @@ fn path_mtu_is_measured() {
         b.dataplane.report().borrow().path_mtu.get(&HUB.parse().unwrap()) == Some(&1300)
     });
 }
+
+/// A TUN device that somebody deletes under us is made again, with everything on it, and traffic goes on.
+#[test]
+fn deleted_tun_is_made_again() {
+    let (lab, _hub, a, _b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    lab.sh("a", "ip link del fab-tun");
+    eventually("ping over the new device", Duration::from_secs(4), || ping(&lab, "ca", CLIENT_B));
+    let report = a.report();
+    assert!(report.converged && report.repairs >= 1, "{report:?}");
+}
+
+/// Everything can be wished away and back again, piece by piece.
+#[test]
+fn wishes_can_be_taken_back() {
+    let (lab, _hub, mut a, _b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    a.wish(&Default::default());
+    assert_eq!(traces(&lab, "a"), "");
+    a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
+    eventually("ping again", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+}

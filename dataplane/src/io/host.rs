@@ -66,6 +66,9 @@ impl Host {
                 (Carry::Kernel(Box::new(socket)), why.to_string())
             }
         };
+        if let Carry::InProcess { .. } = carrier {
+            Userspace::probe(PROBE_INTERFACE).map_err(StartError::Tun)?;
+        }
         let table = nft::Table::default();
         Ok((Host { netlink, table, carrier, tunnel: None, foyer: None, targets: BTreeMap::new() }, why))
     }

@@ -43,7 +43,7 @@ pub enum StartError {
     #[error("changing interfaces and routes needs the right CAP_NET_ADMIN: {0}")]
     NotPermitted(std::io::Error),
     /// The TUN device cannot be made.
-    #[error("the TUN device cannot be made (is /dev/net/tun there?): {0}")]
+    #[error("a TUN device cannot be made; it needs /dev/net/tun and the right CAP_NET_ADMIN: {0}")]
     Tun(String),
     /// Netlink does not answer.
     #[error("netlink: {0}")]

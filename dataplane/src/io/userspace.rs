@@ -321,6 +321,13 @@ fn build_peer(key: PublicKey, peer: &WireguardPeer) -> Peer {
 }
 
 impl Userspace {
+    /// Makes a TUN device for an instant, to learn whether this process may.
+    pub(crate) fn probe(name: &str) -> Result<(), String> {
+        let mut configuration = gotatun::tun::tun::Configuration::default();
+        configuration.tun_name(name);
+        gotatun::tun::tun::create(&configuration).map(drop).map_err(|e| e.to_string())
+    }
+
     /// Makes the TUN device; addresses, MTU and state of the link come from netlink.
     pub(crate) fn open(shared: Arc<Shared>) -> io::Result<Userspace> {
         let mut configuration = gotatun::tun::tun::Configuration::default();
