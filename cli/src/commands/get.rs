@@ -116,7 +116,7 @@ fn table(kind: Kind, all: &[ResourceView]) -> String {
             columns.push(key);
         }
     }
-    columns.sort_by_key(|key| !key.eq_ignore_ascii_case("phase"));
+    columns.sort_by_key(|key| rank(key));
     columns.truncate(COLUMNS);
     let head = std::iter::once("NAME".to_string()).chain(columns.iter().map(|c| heading(c))).collect();
     let empty = format!("No {kind} here; what may be configured: routerctl schema {kind}");
@@ -136,8 +136,10 @@ fn sub_tables(status: &Value) -> Vec<String> {
             let rows: Vec<&Map<String, Value>> =
                 value.as_array()?.iter().filter_map(Value::as_object).collect();
             let first = rows.first()?;
-            let columns: Vec<&String> =
-                first.iter().filter(|(_, v)| plain_value(v)).map(|(k, _)| k).take(COLUMNS).collect();
+            let mut columns: Vec<&String> =
+                first.iter().filter(|(_, v)| plain_value(v)).map(|(k, _)| k).collect();
+            columns.sort_by_key(|key| rank(key));
+            columns.truncate(COLUMNS);
             let mut table = Table::with_columns(columns.iter().map(|c| heading(c)).collect(), "");
             for row in &rows {
                 table.row(columns.iter().map(|key| cell(row.get(*key).unwrap_or(&Value::Null))));
@@ -145,6 +147,13 @@ fn sub_tables(status: &Value) -> Vec<String> {
             Some(format!("{key}:\n{table}"))
         })
         .collect()
+}
+
+/// What a person looks for first comes first; the rest keeps its order.
+fn rank(key: &str) -> usize {
+    const FIRST: [&str; 8] =
+        ["phase", "name", "address", "state", "leaf", "sinceSecs", "prefixesAccepted", "prefixesRejected"];
+    FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len())
 }
 
 fn plain_value(value: &Value) -> bool {
