@@ -11,26 +11,16 @@ use dataplane::state::{Filter, Foyer, PrivateKey, PublicKey, Target, Wireguard, 
 use enrollment::registry::{Admissions, Admitted};
 use ipnet::Ipv4Net;
 
-use crate::endpoints::Endpoints;
-
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
-/// hub relays overlay packets alone. `last_seen` says where peers were before the hub's restart.
-pub fn wished(
-    admissions: &Admissions,
-    key: PrivateKey,
-    listen_port: u16,
-    mtu: u16,
-    last_seen: &Endpoints,
-) -> Wished {
+/// hub relays overlay packets alone.
+pub fn wished(admissions: &Admissions, key: PrivateKey, listen_port: u16, mtu: u16) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
     let mut peers: BTreeMap<PublicKey, WireguardPeer> = BTreeMap::new();
     let mut add = |key: [u8; 32], address| {
         let allowed_ips = BTreeSet::from([host(address)]);
         // Leaves and invited machines are behind NAT or move: their endpoints are learned, and they keep them open.
-        let key = PublicKey(key);
-        let endpoint = last_seen.get(&key).copied();
-        peers.insert(key, WireguardPeer { endpoint, allowed_ips, keepalive_secs: 0 });
+        peers.insert(PublicKey(key), WireguardPeer { endpoint: None, allowed_ips, keepalive_secs: 0 });
     };
     for invited in &admissions.foyer {
         add(invited.public_key.0, invited.address);
@@ -116,7 +106,7 @@ mod tests {
     #[test]
     fn wireguard_carries_overlay_addresses_only() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        let wished = wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420, &Endpoints::new());
+        let wished = wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420);
         let wireguard = wished.wireguard.unwrap();
         assert_eq!(wireguard.peers.len(), 3);
         for peer in wireguard.peers.values() {

@@ -2,10 +2,9 @@
 //! with a configuration that has no `SAMEnrollmentPolicy` it is a plain route reflector, needs no rights and
 //! touches no interface.
 //!
-//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `endpoints`, `http` and `status` (the
+//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `http` and `status` (the
 //! administration socket).
 
-mod endpoints;
 mod http;
 mod hub;
 mod run;
@@ -32,8 +31,10 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("FABRIC_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,gotatun=off"));
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    log.with_writer(std::io::stderr).with_ansi(colours).init();
 
     let paths = Paths::below(arguments.root.as_deref());
     let file = arguments.config.unwrap_or_else(|| paths.config(Node::Hub));

@@ -18,7 +18,6 @@ use enrollment::policy::HubSettings;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
-use crate::endpoints::{self, Endpoints};
 use crate::{http, hub};
 
 /// The WireGuard MTU of a hub: the usual path of 1,500 octets less 80 (IPv6 underlay). A leaf's own limit is kept
@@ -143,15 +142,9 @@ async fn start(
     if let Some(opened) = &opened {
         // The overlay addresses must be there before anything can listen on them.
         let admissions = opened.registry.snapshot();
-        let file = paths.state.join("endpoints.json");
-        let last_seen = endpoints::load(&file);
-        let key = opened.private_key.clone();
-        let wished = hub::wished(&admissions, key, opened.port, WIREGUARD_MTU, &last_seen);
+        let wished = hub::wished(&admissions, opened.private_key.clone(), opened.port, WIREGUARD_MTU);
         opened.dataplane.wish(admissions.generation, wished);
         converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
-        let leaves = admissions.leaves.values().map(|leaf| leaf.overlay).collect();
-        tokio::spawn(endpoints::knock(opened.settings.overlay, leaves));
-        tokio::spawn(endpoints::remember(file, last_seen, opened.dataplane.report()));
     }
     let speaker = Speaker::start(speaker_config(router, opened.as_ref())?, router.listen.clone())
         .await
@@ -254,7 +247,9 @@ async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -
     settings.lease_secs = policy.lease_secs;
     settings.fail_static_secs = policy.fail_static_secs;
     let registry = Registry::open(&paths.registry(), settings.clone()).await.map_err(start_error)?;
-    let dataplane = Dataplane::start(Choice::Auto).await.map_err(start_error)?;
+    // Leaves are behind NAT: a hub that was restarted calls them where they were.
+    let memory = paths.state.join("endpoints.json");
+    let dataplane = Dataplane::start_remembering(Choice::Auto, Some(memory)).await.map_err(start_error)?;
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
     Ok(Opened {
         settings,
@@ -330,7 +325,7 @@ impl Derive {
     async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
         loop {
             let now = admissions.borrow_and_update().clone();
-            let wished = hub::wished(&now, self.key.clone(), self.port, WIREGUARD_MTU, &Endpoints::new());
+            let wished = hub::wished(&now, self.key.clone(), self.port, WIREGUARD_MTU);
             self.dataplane.wish(now.generation, wished);
             self.speaker.set_dynamic_peers(dynamic_peers(&self.config, Some(&now))).await;
             if let Err(error) = converged(&self.dataplane, now.generation, APPLY_LIMIT).await {
