@@ -18,7 +18,7 @@ pub const TUNNEL_INTERFACE: &str = "fab-ipip";
 /// Name of the TUN interface of the in-process dataplane.
 pub const TUN_INTERFACE: &str = "fab-tun";
 /// Number in `rtm_protocol` (and in a proxy neighbour's protocol) that marks what is ours.
-pub const ROUTE_PROTOCOL: u8 = 190;
+pub const ROUTE_PROTOCOL: u8 = 84;
 
 /// Everything a daemon wants of the dataplane; the default wants nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -27,7 +27,7 @@ pub struct Wished {
     pub wireguard: Option<Wireguard>,
     /// The leaf-to-leaf encapsulation; `None` takes it away (a pure hub needs none).
     pub tunnel: Option<Tunnel>,
-    /// Routes to install in the main table with protocol 190.
+    /// Routes to install in the main table with protocol 84.
     pub routes: BTreeMap<Ipv4Net, Target>,
     /// How the site's network is made to hand packets for remote clients to this node.
     pub captures: BTreeSet<Capture>,

@@ -215,7 +215,7 @@ fn only_ours_is_touched() {
         "a",
         "ip route del 10.82.10.20/32; ip link set fab-tun mtu 1000; ip addr flush dev fab-tun; \
          nft flush chain inet fabric forward; ip neigh del proxy 10.82.10.20 dev lan; \
-         ip route add 10.55.0.1/32 dev fab-tun proto 190",
+         ip route add 10.55.0.1/32 dev fab-tun proto 84",
     );
     eventually("repair", Duration::from_secs(9), || {
         let report = a.dataplane.report().borrow().clone();

@@ -108,7 +108,7 @@ fn foyer_is_quarantined_and_spoils_are_repaired() {
     lab.sh(
         "a",
         "ip route del 10.82.10.20/32; ip link set fab-ipip mtu 1000; ip link set fab-wg down; \
-         nft delete table inet fabric; ip route add 10.55.0.1/32 dev fab-wg proto 190 || true",
+         nft delete table inet fabric; ip route add 10.55.0.1/32 dev fab-wg proto 84 || true",
     );
     eventually("repair", Duration::from_secs(12), || {
         a.dataplane.report().borrow().repairs > 0

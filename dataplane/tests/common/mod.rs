@@ -305,7 +305,7 @@ pub fn exchange(lab: &Lab, from: &str, to: &str, address: &str, octets: usize) -
 pub fn traces(lab: &Lab, name: &str) -> String {
     lab.sh(
         name,
-        "ip -o link | grep fab- || true; ip -4 route show table all proto 190; \
+        "ip -o link | grep fab- || true; ip -4 route show table all proto 84; \
          ip neigh show proxy; nft list ruleset",
     )
 }
