@@ -66,7 +66,7 @@ pub async fn exec_words(lab: &Lab, node: &str, argv: &[String]) -> Result<String
 
 /// The client `/32`s that a leaf's kernel has by our route protocol.
 pub async fn kernel_clients(lab: &Lab, site: &'static Site) -> Result<BTreeSet<Ipv4Addr>, String> {
-    let text = exec(lab, &leaf(site), "ip -4 -o route show table main proto 190").await?;
+    let text = exec(lab, &leaf(site), "ip -4 -o route show table main proto 84").await?;
     let first = |line: &str| line.split_whitespace().next().and_then(|word| word.parse::<Ipv4Addr>().ok());
     Ok(text.lines().filter_map(first).collect())
 }
