@@ -32,6 +32,8 @@ impl Check {
 /// What was found out about one client calling another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pair {
+    /// Whether all four passed.
+    pub ok: bool,
     /// The calling site.
     pub from: String,
     /// The called site.
@@ -54,9 +56,10 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Whether all four passed.
-    pub fn ok(&self) -> bool {
-        self.checks().iter().all(|(_, check)| check.ok)
+    /// The same pair with [`Pair::ok`] as its four answers say.
+    pub fn judged(mut self) -> Pair {
+        self.ok = self.checks().iter().all(|(_, check)| check.ok);
+        self
     }
 
     /// The four answers with their names.
@@ -83,7 +86,7 @@ pub struct Matrix {
 impl Matrix {
     /// Counts up the pairs.
     pub fn new(lab: String, pairs: Vec<Pair>, elapsed_ms: u64) -> Matrix {
-        let pairs_ok = pairs.iter().filter(|pair| pair.ok()).count();
+        let pairs_ok = pairs.iter().filter(|pair| pair.ok).count();
         Matrix { lab, pairs_ok, pairs_total: pairs.len(), elapsed_ms, pairs }
     }
 
@@ -106,7 +109,7 @@ impl Matrix {
             "{} of {} pairs passed in {} ms",
             self.pairs_ok, self.pairs_total, self.elapsed_ms
         );
-        for pair in self.pairs.iter().filter(|pair| !pair.ok()) {
+        for pair in self.pairs.iter().filter(|pair| !pair.ok) {
             for (name, check) in pair.checks().iter().filter(|(_, check)| !check.ok) {
                 let _ = writeln!(text, "{} to {}: {name}: {}", pair.from, pair.to, check.error.trim());
             }
@@ -215,7 +218,8 @@ mod tests {
 
     fn pair(error: &str) -> Pair {
         let ssh = if error.is_empty() { Check::passed(120) } else { Check::failed(None, error) };
-        Pair {
+        let pair = Pair {
+            ok: false,
             from: "aws".into(),
             to: "oci".into(),
             from_address: Ipv4Addr::new(10, 81, 10, 20),
@@ -225,7 +229,8 @@ mod tests {
             tcp: Check::passed(31),
             source: Check { ok: true, ms: None, error: String::new() },
             last_seen: (!error.is_empty()).then(|| "echo request: entered oci-leaf, did not leave it".into()),
-        }
+        };
+        pair.judged()
     }
 
     /// Proves that a green matrix says so in all three forms.

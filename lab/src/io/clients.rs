@@ -2,8 +2,8 @@
 //!
 //! Each client has a `/run` of its own (a directory of the lab's state, bound over `/run` in the mount
 //! namespace that `ip netns exec` makes), so that `sshd` finds its privilege separation directory there and
-//! nothing is written to the machine's. `/etc/shadow` is bound over too: a machine on which root's account is
-//! locked would refuse the lab's key.
+//! nothing is written to the machine's. `/etc/passwd` and `/etc/shadow` are bound over too: a client has users of
+//! its own, so that neither a locked root account nor what root's shell reads at its start is the machine's.
 
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -35,8 +35,9 @@ pub async fn start(lab: &Lab) -> Result<(), LabError> {
     for site in &SITES {
         let node = Node::Client(site);
         let home = lab.node_dir(&node);
-        let script = "mount --bind \"$1/run\" /run && mount --bind \"$1/shadow\" /etc/shadow && \
-                      exec \"$2\" -D -e -f /run/lab/sshd_config";
+        // /run last: the client's files may themselves be below the machine's.
+        let script = "mount --bind \"$1/passwd\" /etc/passwd && mount --bind \"$1/shadow\" /etc/shadow && \
+                      mount --bind \"$1/run\" /run && exec \"$2\" -D -e -f /run/lab/sshd_config";
         let sshd = find_program("sshd").unwrap_or_else(|| PathBuf::from("/usr/sbin/sshd"));
         let argv = words(["sh", "-c", script, "sh", &text(&home), &text(&sshd)]);
         lab.start_process(&node, Role::Sshd, &argv)?;
@@ -83,6 +84,11 @@ async fn prepare(lab: &Lab, site: &'static Site, authorized: &str) -> Result<Str
     keygen(&files.join("host_key"), site.name).await?;
     write(&files.join("authorized_keys"), authorized, 0o600)?;
     write(&files.join("sshd_config"), &sshd_config(site), 0o600)?;
+    let passwd = format!(
+        "root:x:0:0:root:{INSIDE}:/bin/sh\nsshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    );
+    write(&home.join("passwd"), &passwd, 0o644)?;
     write(&home.join("shadow"), "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n", 0o640)?;
     let public = read(&files.join("host_key.pub"))?;
     Ok(public.split_ascii_whitespace().take(2).collect::<Vec<_>>().join(" "))
@@ -112,6 +118,8 @@ pub fn ssh(lab: &Lab, to: &Site, limit_secs: u64, remote: &str) -> Vec<String> {
         "GlobalKnownHostsFile=/dev/null".into(),
         format!("ConnectTimeout={limit_secs}"),
         "ServerAliveInterval=2".into(),
+        // The cheapest key exchange: in the lab kernel a costly one is most of a session's time.
+        "KexAlgorithms=curve25519-sha256".into(),
         "LogLevel=ERROR".to_string(),
     ];
     for option in options {

@@ -19,9 +19,9 @@ use crate::matrix::{Check, Matrix, Pair, source, ssh_source};
 /// How to run the matrix.
 #[derive(Debug, Clone)]
 pub struct MatrixOptions {
-    /// Pairs at the same moment, 1 to 12; 6 by default.
+    /// Pairs at the same moment, 1 to 12; 4 by default.
     pub parallel: usize,
-    /// Longest time for each of ping, SSH and exchange, in seconds; 8 by default.
+    /// Longest time for each of ping, SSH and exchange, in seconds; 15 by default.
     pub limit_secs: u64,
     /// Whether the way of a pair that fails is watched; yes by default.
     pub trace: bool,
@@ -29,7 +29,7 @@ pub struct MatrixOptions {
 
 impl Default for MatrixOptions {
     fn default() -> Self {
-        MatrixOptions { parallel: 6, limit_secs: 8, trace: true }
+        MatrixOptions { parallel: 4, limit_secs: 15, trace: true }
     }
 }
 
@@ -79,7 +79,8 @@ async fn try_pair(
         exchange(lab, from, to, limit)
     );
     let seen = [ssh.1, tcp.1];
-    let mut pair = Pair {
+    let pair = Pair {
+        ok: false,
         from: from.name.into(),
         to: to.name.into(),
         from_address: from.client,
@@ -90,7 +91,8 @@ async fn try_pair(
         source: source(from.client, &seen),
         last_seen: None,
     };
-    if !pair.ok() && options.trace {
+    let mut pair = pair.judged();
+    if !pair.ok && options.trace {
         // The pid's low bits keep two matrices on one lab apart.
         let identifier = ((std::process::id() as u16 & 0x0fff) << 4) | (at as u16 + 1);
         let verdict = trace::last_seen(lab, from, to, identifier).await;

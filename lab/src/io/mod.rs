@@ -3,6 +3,8 @@
 pub mod agent;
 pub mod clients;
 pub mod down;
+pub mod evidence;
+pub mod kernel;
 pub mod lab;
 pub mod matrix;
 pub mod process;

@@ -12,7 +12,7 @@ use crate::io::clients::{self, private_dir, write};
 use crate::io::lab::{Lab, state_dir};
 use crate::io::run::{Running, command, words};
 use crate::io::underlay;
-use crate::layout::{Captures, HUB, HUB_PORT, HUB_PUBLIC, LabName, Node, SITES, Site, nodes};
+use crate::layout::{Captures, HUB_PORT, HUB_PUBLIC, LabName, Node, SITES, Site, nodes};
 use crate::report::{EnrollAnswer, FixRun, SiteReport, UpReport, dataplane_of, fix_of};
 use crate::state::{LabState, Phase};
 
@@ -20,6 +20,8 @@ use crate::state::{LabState, Phase};
 const ENROLL_LIMIT: Duration = Duration::from_secs(60);
 /// How long after the last enrollment the lab waits for first packets.
 const FIRST_PACKET_LIMIT: Duration = Duration::from_secs(20);
+/// How long after an enrollment the lab waits for the finding whose fix it runs.
+const FIX_LIMIT: Duration = Duration::from_secs(5);
 /// Longest time for any other `routerctl` command.
 const LIMIT: Duration = Duration::from_secs(30);
 /// The finding whose fix the lab runs on the leaf whose host image rejects forwarding.
@@ -133,8 +135,8 @@ async fn build(lab: &Lab, options: &UpOptions, begin: Instant) -> Result<UpRepor
 async fn start_hub(lab: &Lab) -> Result<(), LabError> {
     private_dir(&lab.node_dir(&Node::Hub))?;
     let public = format!("{HUB_PUBLIC}:{HUB_PORT}");
-    let inside = format!("{HUB}:{HUB_PORT}");
-    let args = ["hub", "init", "--endpoint", &public, "--site-endpoint", &inside, "-o", "json"];
+    // Only the public endpoint: the leaf beside the hub goes through its provider and back, as the others do.
+    let args = ["hub", "init", "--endpoint", &public, "--no-start", "-o", "json"];
     let output = lab.routerctl("hub", &args, None, LIMIT).await?;
     if !output.ok() {
         return Err(LabError::Command { what: "routerctl hub init".into(), detail: output.detail() });
@@ -203,10 +205,18 @@ async fn join_site(lab: &Lab, site: &'static Site, invite: &str) -> Result<SiteR
         let lab = lab.clone();
         calls.spawn(async move { (other.name, first_reply(&lab, site, other, begin).await) });
     }
-    let (answer, fixes) = tokio::join!(enroll(lab, site, invite), fix_forwarding(lab, site, begin));
-    let mut report = answer?;
-    report.fixes = fixes;
+    let mut fixing = JoinSet::new();
+    fixing.spawn({
+        let lab = lab.clone();
+        async move { fix_forwarding(&lab, site, begin).await }
+    });
+    let mut report = enroll(lab, site, invite).await?;
+    let fixed = tokio::time::timeout(FIX_LIMIT, fixing.join_next()).await;
+    report.fixes = fixed.ok().flatten().and_then(Result::ok).unwrap_or_default();
     report.first_packets = site.others().map(|other| (other.name.to_string(), None)).collect();
+    if !report.ok {
+        return Ok(report);
+    }
     let waited = tokio::time::timeout(FIRST_PACKET_LIMIT, async {
         while let Some(done) = calls.join_next().await {
             if let Ok((name, at_ms)) = done {
@@ -223,9 +233,10 @@ async fn join_site(lab: &Lab, site: &'static Site, invite: &str) -> Result<SiteR
     Ok(report)
 }
 
-/// Calls one client from another until a reply comes; gives the milliseconds since `begin`.
+/// Calls one client from another until a reply comes; gives the milliseconds since `begin`. A count and no
+/// deadline: with a deadline, ping ends at the first ICMP error.
 async fn first_reply(lab: &Lab, from: &'static Site, to: &'static Site, begin: Instant) -> Option<u64> {
-    let ping = words(["ping", "-n", "-i", "0.02", "-w", "120", &to.client.to_string()]);
+    let ping = words(["ping", "-n", "-i", "0.02", "-c", "10000", &to.client.to_string()]);
     let argv = lab.argv(&Node::Client(from).name(), &ping).ok()?;
     let mut command = command(&argv);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
@@ -241,9 +252,9 @@ async fn first_reply(lab: &Lab, from: &'static Site, to: &'static Site, begin: I
 
 async fn enroll(lab: &Lab, site: &'static Site, invite: &str) -> Result<SiteReport, LabError> {
     let client = site.client.to_string();
-    let mut args = vec!["enroll", "-", "--client", &client, "--capture-interface", "eth0"];
+    let mut args = vec!["enroll", "-", "--client", &client];
     if site.captures == Captures::ProxyArp {
-        args.extend(["--capture", "proxy-arp"]);
+        args.extend(["--capture", "proxy-arp", "--capture-interface", "eth0"]);
     }
     args.extend(["-o", "json"]);
     let begin = Instant::now();
