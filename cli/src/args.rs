@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bgp, claims, completions, enroll, federation, get, hub, invite, lab, lab_agent, leaves, matrix,
+    bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leaves, matrix,
     reference, schema, status, validate,
 };
 use crate::output::Format;
@@ -85,6 +85,8 @@ pub enum Verb {
     Federation(federation::FederationArgs),
     /// Runs every directed pair of clients of a lab: ping, SSH, TCP, true source address
     Matrix(matrix::MatrixArgs),
+    /// Writes a lab's evidence bundle, with manifest and search for secrets
+    Evidence(evidence::EvidenceArgs),
     /// Builds a whole fabric on this machine, in network namespaces
     Lab(lab::LabArgs),
     /// Prints the JSON Schema of the configuration

@@ -39,12 +39,9 @@ enum HubVerb {
 
 #[derive(Debug, Args)]
 struct InitArgs {
-    /// Where leaves reach this hub's WireGuard, written into each invite; may be repeated [port: 51820]
+    /// Where leaves reach this hub's WireGuard, tried in this order; may be repeated [port: 51820]
     #[arg(long, value_name = "IP[:PORT]", value_parser = endpoint, required = true, value_delimiter = ',')]
     endpoint: Vec<SocketAddr>,
-    /// The same for leaves in the hub's own network, tried after the others; may be repeated
-    #[arg(long, value_name = "IP[:PORT]", value_parser = endpoint, value_delimiter = ',')]
-    site_endpoint: Vec<SocketAddr>,
     /// Prefix of the nodes' own addresses [default: 10.255.0.0/20]
     #[arg(long, value_name = "PREFIX")]
     overlay_prefix: Option<Ipv4Net>,
@@ -117,15 +114,13 @@ pub async fn run(context: &Context, args: HubArgs) -> Result<Answer, Failure> {
         false => Some(starter::ensure(context, Node::Hub).await?),
     };
     let started = daemon.is_some_and(|started| started != Started::Running);
-    let mut endpoints = args.endpoint;
-    endpoints.extend(args.site_endpoint);
     let report = InitReport {
         config: file.display().to_string(),
         config_made,
         keys_made: !keys_there,
         wireguard_key: keys.wireguard_key().to_string(),
         signing_key: keys.signing_key().to_string(),
-        endpoints,
+        endpoints: args.endpoint,
         daemon,
         changed: config_made || !keys_there || started,
     };
@@ -145,10 +140,7 @@ fn configuration(args: &InitArgs) -> String {
     let list = |values: Vec<String>| {
         format!("[{}]", values.iter().map(|v| format!("\"{v}\"")).collect::<Vec<_>>().join(", "))
     };
-    let mut policy = format!(
-        "endpoints: {}",
-        list(args.endpoint.iter().chain(&args.site_endpoint).map(ToString::to_string).collect())
-    );
+    let mut policy = format!("endpoints: {}", list(args.endpoint.iter().map(ToString::to_string).collect()));
     if let Some(prefix) = args.overlay_prefix {
         // Writing into a String cannot fail, here and below.
         let _ = write!(policy, ", overlayPrefix: {prefix}");
@@ -203,7 +195,6 @@ mod tests {
     fn args() -> InitArgs {
         InitArgs {
             endpoint: vec!["203.0.113.10:51820".parse().unwrap()],
-            site_endpoint: vec![],
             overlay_prefix: None,
             permit: vec![],
             asn: None,
@@ -231,8 +222,7 @@ mod tests {
     #[test]
     fn every_option_counts() {
         let mut args = args();
-        args.endpoint = vec!["[2001:db8::1]:4500".parse().unwrap()];
-        args.site_endpoint = vec!["10.82.10.5:4500".parse().unwrap()];
+        args.endpoint = vec!["[2001:db8::1]:4500".parse().unwrap(), "10.82.10.5:4500".parse().unwrap()];
         args.overlay_prefix = Some("10.250.0.0/20".parse().unwrap());
         args.permit = vec!["10.81.0.0/16".parse().unwrap()];
         args.asn = Some(65000);

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::lab::report::SiteReport;
 use ::lab::{DownReport, Lab, LabError, LabName, LabStatus, UpOptions, UpReport};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::commands::matrix;
+use crate::commands::{evidence, lab_kernel, matrix};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Answer, Format};
@@ -27,7 +28,12 @@ pub struct LabArgs {
 #[derive(Debug, Subcommand)]
 enum LabVerb {
     /// Builds four sites, NAT, an Internet, a hub; enrolls all leaves and waits for first packets
-    #[command(after_help = "Examples:\n  routerctl lab up\n  routerctl lab up --name two --underlay-only")]
+    #[command(after_help = "Examples:\n  \
+        routerctl lab up\n  \
+        routerctl lab up --name two --underlay-only\n  \
+        routerctl lab up --kernel lab --out target/lab-kernel\n\n\
+        With `--kernel lab` the whole scenario (up, matrix, evidence, down) runs inside a Linux kernel that runs as a \
+        process; the kernel is built the first time, in about 9 minutes, and then kept.")]
     Up(UpArgs),
     /// Takes a lab away; nothing of it is left
     #[command(after_help = "Example: routerctl lab down --name two")]
@@ -50,6 +56,9 @@ enum LabVerb {
     /// Runs every directed pair of clients (the same as `routerctl matrix`)
     #[command(after_help = "Example: routerctl lab matrix --lab fab --junit matrix.xml")]
     Matrix(matrix::MatrixArgs),
+    /// Writes the evidence bundle (the same as `routerctl evidence`)
+    #[command(after_help = "Example: routerctl lab evidence --lab fab --out evidence")]
+    Evidence(evidence::EvidenceArgs),
     /// Ends a node's daemon without warning
     #[command(after_help = "Example: routerctl lab kill hub")]
     Kill(NodeArgs),
@@ -74,6 +83,18 @@ struct Which {
     base: Option<PathBuf>,
 }
 
+/// Options that have no meaning inside the lab kernel.
+const HOST_ONLY: [&str; 5] = ["base", "underlay_only", "keep_failed", "hub_arg", "leaf_arg"];
+
+/// Which kernel carries the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KernelArg {
+    /// This machine's
+    Host,
+    /// The lab's own, with WireGuard and ipip
+    Lab,
+}
+
 #[derive(Debug, Args)]
 struct UpArgs {
     #[command(flatten)]
@@ -87,6 +108,15 @@ struct UpArgs {
     /// Leaves a lab whose building failed as it is
     #[arg(long)]
     keep_failed: bool,
+    /// Which kernel carries the packets
+    #[arg(long, value_enum, default_value_t = KernelArg::Host)]
+    kernel: KernelArg,
+    /// With `--kernel lab`: where the results go [default: lab-kernel-NAME]
+    #[arg(long, value_name = "DIR", conflicts_with_all = HOST_ONLY)]
+    out: Option<PathBuf>,
+    /// With `--kernel lab`: longest time for all of it [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = text::parse_seconds, conflicts_with_all = HOST_ONLY)]
+    limit: Option<u64>,
     /// Further word for fabric-rr; may be repeated
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     hub_arg: Vec<String>,
@@ -195,6 +225,7 @@ pub async fn run(context: &Context, args: LabArgs) -> Result<Answer, Failure> {
         }
         LabVerb::Exec(args) => exec(context, args).await,
         LabVerb::Matrix(args) => matrix::run(context, args).await,
+        LabVerb::Evidence(args) => evidence::run(context, args).await,
         LabVerb::Kill(args) => {
             args.which.open()?.kill(&args.machine, nix::sys::signal::Signal::SIGKILL).await?;
             done(context, args, "killed")
@@ -220,6 +251,20 @@ fn done(context: &Context, args: NodeArgs, done: &'static str) -> Result<Answer,
 }
 
 async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
+    if args.kernel == KernelArg::Lab {
+        let host_only = args.which.base.is_some() || args.underlay_only || args.keep_failed;
+        if host_only || !args.hub_arg.is_empty() || !args.leaf_arg.is_empty() {
+            let failure = Failure::usage("--kernel lab runs the whole scenario with the defaults");
+            return Err(
+                failure.fix("leave out --base, --underlay-only, --keep-failed, --hub-arg and --leaf-arg")
+            );
+        }
+        return lab_kernel::run(context, args.which.name, args.bin_dir, args.out, args.limit).await;
+    }
+    if args.out.is_some() || args.limit.is_some() {
+        return Err(Failure::usage("--out and --limit go with --kernel lab")
+            .fix("add --kernel lab, or leave them out"));
+    }
     let options = UpOptions {
         name: args.which.name,
         base: args.which.base,
@@ -272,9 +317,10 @@ fn exit_of(code: Option<i32>) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-fn up_text(report: &UpReport) -> String {
+/// What happened at each site, a part a site.
+pub fn sites_text(sites: &[SiteReport]) -> Vec<String> {
     let mut parts = Vec::new();
-    for site in &report.sites {
+    for site in sites {
         let verdict = if site.ok { "enrolled" } else { "NOT enrolled" };
         let mut lines = vec![format!(
             "{}: {verdict} in {} ms, first packet after {} ms, {} dataplane",
@@ -297,6 +343,11 @@ fn up_text(report: &UpReport) -> String {
         lines.extend(site.reason.iter().map(|reason| format!("  reason: {}", text::plain(reason))));
         parts.push(lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n"));
     }
+    parts
+}
+
+fn up_text(report: &UpReport) -> String {
+    let mut parts = sites_text(&report.sites);
     let verdict = if report.ok { "up" } else { "NOT whole" };
     let hub = report.hub_ms.map(|ms| format!(", hub {ms} ms")).unwrap_or_default();
     let times = format!("in {} ms (networks {} ms{hub})", report.elapsed_ms, report.underlay_ms);

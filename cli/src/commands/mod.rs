@@ -9,12 +9,14 @@ pub mod bgp;
 pub mod claims;
 pub mod completions;
 pub mod enroll;
+pub mod evidence;
 pub mod federation;
 pub mod get;
 pub mod hub;
 pub mod invite;
 pub mod lab;
 pub mod lab_agent;
+pub mod lab_kernel;
 pub mod leaves;
 pub mod matrix;
 pub mod reference;
@@ -37,6 +39,7 @@ pub async fn run(context: &Context, verb: Verb) -> Result<Answer, Failure> {
         Verb::Bgp(args) => bgp::run(context, args).await,
         Verb::Federation(args) => federation::run(context, args).await,
         Verb::Matrix(args) => matrix::run(context, args).await,
+        Verb::Evidence(args) => evidence::run(context, args).await,
         Verb::Lab(args) => lab::run(context, args).await,
         Verb::Schema(args) => schema::run(context, args),
         Verb::Completions(args) => completions::run(context, args),
