@@ -54,6 +54,12 @@ impl Wishes {
         }
     }
 
+    /// Compares with the kernel and judges the host now, and reports.
+    pub async fn recheck(&self) -> Arc<dataplane::view::Report> {
+        self.dataplane.recheck().await;
+        self.dataplane.report().borrow().clone()
+    }
+
     /// The dataplane's reports.
     pub fn report(&self) -> watch::Receiver<Arc<dataplane::view::Report>> {
         self.dataplane.report()

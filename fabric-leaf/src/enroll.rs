@@ -91,7 +91,8 @@ impl Enroller {
         let mut steps = Steps { progress: ask.progress.clone(), done: Vec::new(), started: now, mark: now };
         let before = owner.admission();
         let outcome = self.steps(owner, &ask, &mut steps).await;
-        let report = self.wishes.report().borrow().clone();
+        // The host as it is now: what keeps packets away is told at once, with its fix.
+        let report = self.wishes.recheck().await;
         let after = owner.admission();
         let summary = EnrollSummary {
             ok: outcome.is_ok(),
