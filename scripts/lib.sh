@@ -37,7 +37,7 @@ snapshot() {
     ip netns list 2>/dev/null | awk '{ print "namespace " $1 }'
     ip -o link 2>/dev/null | awk '{ sub(/[:@].*/, "", $2); print "interface " $2 }'
     nft list tables 2>/dev/null | awk '{ print "nft " $0 }'
-    ip route show table all proto 190 2>/dev/null | awk '{ print "route " $0 }'
+    ip route show table all proto 84 2>/dev/null | awk '{ print "route " $0 }'
     local exe pid
     for pid in /proc/[0-9]*; do
         exe=$(readlink "$pid/exe" 2>/dev/null) || continue
