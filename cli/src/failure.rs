@@ -135,7 +135,7 @@ impl From<ClientError> for Failure {
             ClientError::Garbled { path, what } => {
                 let failure =
                     Failure::unreachable(format!("the daemon's answer to {path} is unusable: {what}"));
-                failure.fix("use routerctl and daemon of the same version, and look at the daemon's log")
+                failure.fix("run it again; if that lasts, look at the daemon's log, and use routerctl and daemon of one version")
             }
         }
     }
