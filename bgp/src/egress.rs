@@ -116,6 +116,8 @@ pub struct Outbox {
     bulk: VecDeque<Bytes>,
     member: Option<Member>,
     cursor: u64,
+    /// Nothing of the table or the log has been sent yet.
+    fresh: bool,
     /// Where the table's scan goes on, by family.
     pub snapshot: [Option<usize>; 2],
     /// Set while the session is off the log.
@@ -154,6 +156,17 @@ impl Outbox {
     pub fn join(&mut self, member: Member, at: u64) {
         self.member = Some(member);
         self.cursor = at;
+        self.fresh = true;
+    }
+
+    /// Whether this is the first piece of a session that has been sent no route yet: asked once.
+    pub fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// The whole table of now is queued: the log up to its head is no longer needed.
+    pub fn skip_to_head(&mut self, log: &Log) {
+        self.cursor = log.head();
     }
 
     /// Who the session is to the log, once established.

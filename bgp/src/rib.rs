@@ -463,6 +463,11 @@ impl<A: Address> Table<A> {
         (to < self.nets.len()).then_some(to)
     }
 
+    /// One more than the highest number that [`Table::scan`] can reach.
+    pub fn scan_bound(&self) -> usize {
+        self.nets.len()
+    }
+
     /// All paths of a prefix as the decision sees them now.
     pub fn explain(&self, addr: A, len: u8, store: &Store, sources: &Sources) -> Vec<PathInfo> {
         match self.find(addr, len) {

@@ -106,10 +106,18 @@ impl Speaker {
     fn refill(&mut self, slot: usize) {
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
         let Some(member) = conn.out.member().copied() else { return };
+        let (store, sources, batch) = (&self.store, &self.sources, &mut self.batch);
         let mut pieces = Vec::new();
-        if let Some(family) = Family::ALL.into_iter().find(|f| conn.out.snapshot[f.index()].is_some()) {
+        let small = self.v4.scan_bound() <= SCAN && self.v6.scan_bound() <= SCAN;
+        let at_once = conn.out.take_fresh() && small;
+        if at_once {
+            // All of it in one go, as of the log's head: what the log says up to there is in it.
+            conn.out.skip_to_head(&self.log);
+        }
+        let scanning: Vec<Family> =
+            Family::ALL.into_iter().filter(|f| conn.out.snapshot[f.index()].is_some()).collect();
+        for family in scanning.iter().take(if at_once { 2 } else { 1 }) {
             let from = conn.out.snapshot[family.index()].unwrap_or(0);
-            let (store, sources, batch) = (&self.store, &self.sources, &mut self.batch);
             let next = match family {
                 Family::Ipv4 => scan(&self.v4, from, store, sources, batch, &member, &mut pieces),
                 Family::Ipv6 => scan(&self.v6, from, store, sources, batch, &member, &mut pieces),
@@ -123,8 +131,10 @@ impl Speaker {
                     }
                 }
             }
-        } else if let Some(mut behind) = conn.out.behind.take() {
-            let (store, sources, batch) = (&self.store, &self.sources, &mut self.batch);
+        }
+        if scanning.is_empty()
+            && let Some(mut behind) = conn.out.behind.take()
+        {
             let v4: Vec<(u32, u8)> = behind.v4.extract_if(|_| true).take(CATCH_UP).collect();
             catch_up(&self.v4, &v4, store, sources, batch, &member, &mut pieces);
             let v6: Vec<(u128, u8)> = behind.v6.extract_if(|_| true).take(CATCH_UP).collect();
