@@ -118,6 +118,8 @@ pub async fn run(run: &KernelRun) -> Result<Output, LabError> {
     let argv = words(["bash", &text(&recipe.path().join("run.sh")), &shell_line(&run.argv)]);
     let mut command = command(&argv);
     command
+        // Below the guard's directory, so that nothing is left when the script cannot clean up.
+        .env("TMPDIR", recipe.path())
         .env("KERNEL_DIR", kernel)
         .env("MEM", format!("{}M", run.memory_mib))
         .env("LIMIT", run.limit.as_secs().max(1).to_string())
@@ -125,6 +127,9 @@ pub async fn run(run: &KernelRun) -> Result<Output, LabError> {
         .env("KARGS", if run.time_travel { "time-travel" } else { "" });
     let what = format!("{} inside the lab kernel", run.argv.join(" "));
     let output = run_command(command, &what, None, run.limit + BOOT_LIMIT).await?;
+    if output.code == Some(124) && output.stderr.contains("the lab kernel was ended") {
+        return Err(LabError::Timeout { what, secs: run.limit.as_secs() });
+    }
     if output.code == Some(125) && output.stderr.contains("without an exit status") {
         let detail = format!("{}\n{}", tail(&output.stderr, 12), tail(&output.stdout, 12));
         return Err(LabError::Command { what, detail });

@@ -236,7 +236,7 @@ async fn join_site(lab: &Lab, site: &'static Site, invite: &str) -> Result<SiteR
 /// Calls one client from another until a reply comes; gives the milliseconds since `begin`. A count and no
 /// deadline: with a deadline, ping ends at the first ICMP error.
 async fn first_reply(lab: &Lab, from: &'static Site, to: &'static Site, begin: Instant) -> Option<u64> {
-    let ping = words(["ping", "-n", "-i", "0.02", "-c", "10000", &to.client.to_string()]);
+    let ping = words(["ping", "-n", "-i", "0.05", "-c", "10000", &to.client.to_string()]);
     let argv = lab.argv(&Node::Client(from).name(), &ping).ok()?;
     let mut command = command(&argv);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
