@@ -135,3 +135,24 @@ pub async fn ping(
     let output = lab.exec(&client(from), &argv, limit).await.map_err(|error| error.to_string())?;
     Ok(replies(&output.stdout))
 }
+
+/// Ends a node's daemon by a signal, and waits until nothing listens on its socket: the last threads of a killed
+/// process hold its sockets for some moments after it is gone from the process table.
+pub async fn stop(lab: &Lab, node: &str, signal: nix::sys::signal::Signal) -> Result<(), String> {
+    lab.kill(node, signal).await.map_err(|error| error.to_string())?;
+    let place = lab::layout::node(node).map_err(|error| error.to_string())?;
+    let kind = if place == Node::Hub { control::Node::Hub } else { control::Node::Leaf };
+    let socket = control::Paths::below(Some(&lab.node_dir(&place))).socket(kind);
+    let silent = || async {
+        match tokio::net::UnixStream::connect(&socket).await {
+            Ok(_) => Err(format!("{node} still answers after {signal}")),
+            Err(_) => Ok(()),
+        }
+    };
+    eventually(LIMIT, silent).await.map(drop)
+}
+
+/// Starts a node's daemon and waits until it answers.
+pub async fn start(lab: &Lab, node: &str) -> Result<(), String> {
+    lab.start_daemon(node).await.map_err(|error| error.to_string())
+}

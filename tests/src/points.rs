@@ -19,11 +19,8 @@ pub async fn hub_configures_nobody(lab: &Lab) -> Check {
     let paths = control::Paths::below(Some(&lab.node_dir(&Node::Hub)));
     let file = paths.config(control::Node::Hub);
     let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    for line in text.lines() {
-        let kind = line.trim().strip_prefix("kind:").map(str::trim);
-        if let Some(kind) = kind.filter(|kind| BY_HAND.contains(kind)) {
-            return Err(format!("the hub's file holds a {kind}"));
-        }
+    if let Some(kind) = BY_HAND.iter().find(|kind| text.contains(&format!("kind: {kind}"))) {
+        return Err(format!("the hub's file holds a {kind}"));
     }
     for site in &SITES {
         for address in [site.client, site.leaf] {
@@ -115,9 +112,14 @@ pub async fn all_pairs_pass(lab: &Lab) -> Check {
     let mut wrong = Vec::new();
     for pair in &matrix.pairs {
         let red = pair.checks().into_iter().filter(|(_, check)| !check.ok);
-        wrong.extend(
-            red.map(|(name, check)| format!("{} to {}: {name}: {}", pair.from, pair.to, check.error)),
-        );
+        wrong.extend(red.map(|(name, check)| {
+            format!(
+                "{} to {}: {name}: {}",
+                pair.from,
+                pair.to,
+                check.error.lines().next().unwrap_or_default()
+            )
+        }));
     }
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }

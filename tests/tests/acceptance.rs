@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fabric_tests::ask::{eventually, exec, exec_words, json, kernel_clients, routerctl, words};
+use fabric_tests::ask::{eventually, exec, exec_words, json, kernel_clients, routerctl, start, stop, words};
 use fabric_tests::harness::{Case, Fabric, case, main as run};
 use fabric_tests::{Check, evidence, points};
 use lab::layout::{Node, SITES};
@@ -127,8 +127,8 @@ async fn second_enroll(f: Arc<Fabric>) -> Check {
 }
 
 async fn restart_hub(f: &Fabric) -> Check {
-    f.lab.kill("hub", Signal::SIGKILL).await.map_err(|error| error.to_string())?;
-    f.lab.start_daemon("hub").await.map_err(|error| error.to_string())
+    stop(&f.lab, "hub", Signal::SIGKILL).await?;
+    start(&f.lab, "hub").await
 }
 
 async fn static_peer(f: Arc<Fabric>) -> Check {
@@ -149,17 +149,17 @@ async fn static_peer(f: Arc<Fabric>) -> Check {
 }
 
 async fn leaf_down(f: Arc<Fabric>) -> Check {
-    f.lab.kill("oci-leaf", Signal::SIGKILL).await.map_err(|error| error.to_string())?;
+    stop(&f.lab, "oci-leaf", Signal::SIGKILL).await?;
     let seen = must_fail("oci-leaf", || points::leaves_are_ready(&f.lab)).await;
-    f.lab.start_daemon("oci-leaf").await.map_err(|error| error.to_string())?;
+    start(&f.lab, "oci-leaf").await?;
     seen?;
     soon(|| points::leaves_are_ready(&f.lab)).await
 }
 
 async fn lost_session(f: Arc<Fabric>) -> Check {
-    f.lab.kill("pve-leaf", Signal::SIGTERM).await.map_err(|error| error.to_string())?;
+    stop(&f.lab, "pve-leaf", Signal::SIGTERM).await?;
     let seen = must_fail("", || points::four_dynamic_peers(&f.lab)).await;
-    f.lab.start_daemon("pve-leaf").await.map_err(|error| error.to_string())?;
+    start(&f.lab, "pve-leaf").await?;
     seen?;
     soon(|| points::four_dynamic_peers(&f.lab)).await
 }
@@ -167,7 +167,7 @@ async fn lost_session(f: Arc<Fabric>) -> Check {
 /// A hostile leaf, with the right keys, announces a fifth `/32`: the hub's counter says 1 rejected, its reason is
 /// shown, and no other leaf hears of the route, in BGP or in its kernel.
 async fn rogue_route(f: Arc<Fabric>) -> Check {
-    f.lab.kill("aws-leaf", Signal::SIGKILL).await.map_err(|error| error.to_string())?;
+    stop(&f.lab, "aws-leaf", Signal::SIGKILL).await?;
     let root = f.lab.node_dir(&Node::Leaf(&SITES[0])).display().to_string();
     let rogue = words(&format!("{} {root} {ROGUE}", env!("CARGO_BIN_EXE_rogue-leaf")));
     let lab = f.lab.clone();
@@ -177,7 +177,7 @@ async fn rogue_route(f: Arc<Fabric>) -> Check {
     running.abort();
     // The task's end kills the rogue's process group; only then is the leaf's place free.
     let _ = running.await;
-    f.lab.start_daemon("aws-leaf").await.map_err(|error| error.to_string())?;
+    start(&f.lab, "aws-leaf").await?;
     if ended {
         return Err(format!("the rogue leaf ended by itself; {seen:?}"));
     }
@@ -206,7 +206,7 @@ async fn rejected_and_absent(f: &Fabric) -> Check {
 }
 
 async fn missing_route(f: Arc<Fabric>) -> Check {
-    exec(&f.lab, "azure-leaf", "ip route del 10.99.9.10/32 proto 190").await?;
+    exec(&f.lab, "azure-leaf", "ip route del 10.99.9.10/32 proto 84").await?;
     let at_once = points::leaves_installed_the_others(&f.lab).await;
     if at_once.is_ok() {
         return Err("the check sees nothing wrong".into());
@@ -222,7 +222,7 @@ async fn client_cut_off(f: Arc<Fabric>) -> Check {
     let matrix = matrix.map_err(|error| error.to_string())?;
     for pair in &matrix.pairs {
         let touches = pair.from == "pve" || pair.to == "pve";
-        if pair.ok() == touches {
+        if pair.ok == touches {
             return Err(format!("{} to {} is {}", pair.from, pair.to, if touches { "green" } else { "red" }));
         }
     }

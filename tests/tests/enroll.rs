@@ -7,7 +7,7 @@ use std::time::Duration;
 use enrollment::identity::InviteId;
 use enrollment::invite::Invite;
 use fabric_tests::Check;
-use fabric_tests::ask::{json, words};
+use fabric_tests::ask::{json, start, stop, words};
 use fabric_tests::harness::{Fabric, case, main as run};
 use lab::layout::SITES;
 use nix::sys::signal::Signal;
@@ -79,7 +79,7 @@ async fn invited(f: &Fabric, line: &str) -> Result<String, String> {
 /// A second machine in the place of the pve leaf tries to join; the answer must hold each of the words, and exit
 /// status 1.
 async fn refused(f: Arc<Fabric>, invite: String, options: &str, wanted: &str) -> Check {
-    f.lab.kill("pve-leaf", Signal::SIGTERM).await.map_err(|error| error.to_string())?;
+    stop(&f.lab, "pve-leaf", Signal::SIGTERM).await?;
     let root = f.lab.dir().join(format!("stranger-{}", wanted.replace(' ', "-")));
     std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
     let root = root.display().to_string();
@@ -89,7 +89,7 @@ async fn refused(f: Arc<Fabric>, invite: String, options: &str, wanted: &str) ->
     let said = enroll(&f, &root, &invite, options).await;
     running.abort();
     let _ = running.await;
-    f.lab.start_daemon("pve-leaf").await.map_err(|error| error.to_string())?;
+    start(&f.lab, "pve-leaf").await?;
     let (code, said) = said?;
     let missing: Vec<&str> = wanted.split(' ').filter(|word| !said.contains(word)).collect();
     match (code, missing.is_empty()) {

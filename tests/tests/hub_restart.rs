@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fabric_tests::ask::{eventually, json, kernel_clients, other_clients, ping};
+use fabric_tests::ask::{eventually, json, kernel_clients, other_clients, ping, start, stop};
 use fabric_tests::harness::{Fabric, case, main as run};
 use fabric_tests::{Check, points};
 use lab::layout::SITES;
@@ -46,8 +46,8 @@ async fn restart(f: Arc<Fabric>) -> Check {
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let begin = Instant::now();
-    f.lab.kill("hub", Signal::SIGKILL).await.map_err(|error| error.to_string())?;
-    f.lab.start_daemon("hub").await.map_err(|error| error.to_string())?;
+    stop(&f.lab, "hub", Signal::SIGKILL).await?;
+    start(&f.lab, "hub").await?;
     eventually(LIMIT, || points::four_dynamic_peers(&f.lab)).await?;
     eventually(LIMIT, || points::hub_accepts_exactly_the_clients(&f.lab)).await?;
     let restart = begin.elapsed();
@@ -68,7 +68,7 @@ fn longest_gap(replies: &[f64]) -> Option<f64> {
 }
 
 async fn fail_static(f: Arc<Fabric>) -> Check {
-    f.lab.kill("hub", Signal::SIGKILL).await.map_err(|error| error.to_string())?;
+    stop(&f.lab, "hub", Signal::SIGKILL).await?;
     // Longer than the hold time: sessions are lost, routes are not.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let mut wrong = Vec::new();
@@ -78,7 +78,7 @@ async fn fail_static(f: Arc<Fabric>) -> Check {
             wrong.push(format!("{} has routes to {routes:?}", site.name));
         }
     }
-    f.lab.start_daemon("hub").await.map_err(|error| error.to_string())?;
+    start(&f.lab, "hub").await?;
     eventually(LIMIT, || points::leaves_are_ready(&f.lab)).await?;
     eventually(LIMIT, || points::all_pairs_pass(&f.lab)).await?;
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
