@@ -20,9 +20,9 @@ use tokio::sync::watch;
 
 use crate::{http, hub};
 
-/// The WireGuard MTU of a hub: the usual path of 1,500 octets less 80 (IPv6 underlay). A leaf's own limit is kept
-/// by the clamp and tunnel MTU at that leaf.
-const WIREGUARD_MTU: u16 = 1420;
+/// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
+/// paths differ and must not be the narrowest; each leaf keeps its own limit by tunnel MTU and clamp.
+const WIDEST_PATH: u16 = dataplane::mtu::MAX_PATH;
 /// How long the first convergence may take.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer waits for the kernel to have what was decided.
@@ -142,7 +142,7 @@ async fn start(
     if let Some(opened) = &opened {
         // The overlay addresses must be there before anything can listen on them.
         let admissions = opened.registry.snapshot();
-        let wished = hub::wished(&admissions, opened.private_key.clone(), opened.port, WIREGUARD_MTU);
+        let wished = hub::wished(&admissions, opened.private_key.clone(), opened.port, wireguard_mtu());
         opened.dataplane.wish(admissions.generation, wished);
         converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
     }
@@ -209,6 +209,10 @@ async fn serve_enrollment(
         dataplane: opened.dataplane,
         applied,
     })
+}
+
+fn wireguard_mtu() -> u16 {
+    dataplane::mtu::mtus(WIDEST_PATH, false).wireguard
 }
 
 /// What the leaf API awaits before it answers: the kernel and the speaker have the new admissions.
@@ -325,7 +329,7 @@ impl Derive {
     async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
         loop {
             let now = admissions.borrow_and_update().clone();
-            let wished = hub::wished(&now, self.key.clone(), self.port, WIREGUARD_MTU);
+            let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu());
             self.dataplane.wish(now.generation, wished);
             self.speaker.set_dynamic_peers(dynamic_peers(&self.config, Some(&now))).await;
             if let Err(error) = converged(&self.dataplane, now.generation, APPLY_LIMIT).await {
