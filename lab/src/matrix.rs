@@ -111,7 +111,8 @@ impl Matrix {
         );
         for pair in self.pairs.iter().filter(|pair| !pair.ok) {
             for (name, check) in pair.checks().iter().filter(|(_, check)| !check.ok) {
-                let _ = writeln!(text, "{} to {}: {name}: {}", pair.from, pair.to, check.error.trim());
+                let error = check.error.trim().replace('\n', "; ");
+                let _ = writeln!(text, "{} to {}: {name}: {error}", pair.from, pair.to);
             }
             if let Some(last_seen) = &pair.last_seen {
                 let _ = writeln!(text, "{} to {}: {last_seen}", pair.from, pair.to);

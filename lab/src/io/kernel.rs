@@ -196,8 +196,8 @@ export PATH=/mnt/bin:$PATH
 uname -r >kernel.txt
 step() { step=$1; shift; "$@" >"$step.json" 2>"$step.err"; echo "$step $?" >>exit.txt; }
 step up routerctl lab up --name "$1" -o json
-step matrix routerctl matrix --lab "$1" --junit matrix.xml -o json
-step evidence routerctl evidence --lab "$1" --out evidence -o json
+step matrix routerctl matrix --lab "$1" --parallel 3 --limit 20 --junit matrix.xml -o json
+step evidence routerctl evidence --lab "$1" --out evidence --matrix matrix.json -o json
 cp -r "/run/fabric-lab/$1/logs" logs 2>/dev/null
 step down routerctl lab down --name "$1" -o json
 { ip netns; ls -d "/run/fabric-lab" 2>/dev/null; pgrep -a 'fabric-|sshd|routerctl'; } >left.txt

@@ -120,7 +120,10 @@ async fn ping(lab: &Lab, from: &'static Site, to: &'static Site, limit: Duration
     let argv = words(["ping", "-n", "-q", "-c", "3", "-i", "0.05", "-w", &deadline, &address]);
     match call(lab, from, &argv, limit + Duration::from_secs(2)).await {
         Ok(output) => Check::passed(millis(output.elapsed)),
-        Err(check) => check,
+        Err(check) => match check.error.lines().find(|line| line.contains("packets transmitted")) {
+            Some(line) => Check::failed(check.ms, line),
+            None => check,
+        },
     }
 }
 
