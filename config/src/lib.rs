@@ -7,7 +7,7 @@
 //! Reading order: [`Kind`] is the one list of Kinds; `spec` declares each with its keys, ranges and
 //! defaults; `codec` is how a single value is read, written and described; `resource` turns a
 //! declaration into reading, writing and a field table; `node` is YAML with positions; `document`
-//! puts resources together; `check` compares them; [`schema`] and [`reference()`] are made from the
+//! puts resources together; `check` compares them; [`schema()`] and [`reference()`] are made from the
 //! same field tables. Files are touched in [`io`] alone.
 //!
 //! ```

@@ -28,6 +28,17 @@ struct Arguments {
     config: Option<PathBuf>,
 }
 
+/// Raises the limit of open files as far as it goes without rights: each neighbour is a socket, and the usual soft
+/// limit of 1,024 would refuse the thousandth leaf.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("FABRIC_LOG")
@@ -38,6 +49,7 @@ fn main() -> ExitCode {
 
     let paths = Paths::below(arguments.root.as_deref());
     let file = arguments.config.unwrap_or_else(|| paths.config(Node::Hub));
+    raise_open_files();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

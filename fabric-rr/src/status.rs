@@ -13,12 +13,8 @@ pub async fn node(hub: &Hub) -> NodeStatus {
     let bgp = summary(&peers);
     let dataplane = hub.enrolled.as_ref().map(|e| (**e.dataplane.report().borrow()).clone());
     let mut why = Vec::new();
-    if let Some(report) = &dataplane {
-        if !report.converged {
-            why.push(
-                report.last_error.clone().unwrap_or_else(|| "the dataplane has not converged yet".into()),
-            );
-        }
+    if let Some(report) = dataplane.as_ref().filter(|report| !report.converged) {
+        why.push(report.last_error.clone().unwrap_or_else(|| "the dataplane has not converged yet".into()));
     }
     NodeStatus {
         role: if hub.enrolled.is_some() { "hub" } else { "reflector" }.into(),
