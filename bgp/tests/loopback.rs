@@ -27,7 +27,15 @@ fn client(n: u8) -> Prefix {
 async fn hub(port: u16) -> Speaker {
     let config = SpeakerConfig::new(ASN, Ipv4Addr::new(10, 255, 0, 1));
     let listen = SocketAddr::from(([127, 40, 0, 1], port));
-    let hub = Speaker::start(config, vec![listen]).await.expect("hub");
+    // The former hub's sockets close in their own time.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let hub = loop {
+        match Speaker::start(config.clone(), vec![listen]).await {
+            Ok(hub) => break hub,
+            Err(error) if Instant::now() > deadline => panic!("hub: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
     hub.set_dynamic_peers(vec![leaves(&[2, 3, 4])]).await;
     hub
 }
