@@ -129,7 +129,9 @@ pub async fn ping(
     interval_ms: u64,
 ) -> Result<Vec<f64>, String> {
     let interval = interval_ms as f64 / 1000.0;
-    let argv = words(&format!("ping -D -n -i {interval} -w {secs} {to}"));
+    // Not -w: with it, ping ends at the first ICMP error, such as a host's firewall sends while there is no route.
+    let count = secs * 1000 / interval_ms.max(1);
+    let argv = words(&format!("ping -D -n -i {interval} -c {count} -W 1 {to}"));
     let limit = Duration::from_secs(secs + 10);
     // Without a reply, ping's exit status is 1: what counts are the replies.
     let output = lab.exec(&client(from), &argv, limit).await.map_err(|error| error.to_string())?;
