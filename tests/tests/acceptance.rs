@@ -209,7 +209,12 @@ async fn rejected_and_absent(f: &Fabric) -> Check {
 async fn missing_route(f: Arc<Fabric>) -> Check {
     let signal = async |signal| f.lab.kill("azure-leaf", signal).await.map_err(|error| error.to_string());
     signal(Signal::SIGSTOP).await?;
-    let deleted = exec(&f.lab, "azure-leaf", "ip route del 10.99.9.10/32 proto 190").await;
+    let deleted = exec(
+        &f.lab,
+        "azure-leaf",
+        &format!("ip route del 10.99.9.10/32 proto {}", dataplane::state::ROUTE_PROTOCOL),
+    )
+    .await;
     let seen = points::leaves_installed_the_others(&f.lab).await;
     signal(Signal::SIGCONT).await?;
     deleted?;
