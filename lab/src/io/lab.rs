@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
 use crate::error::LabError;
 use crate::io::clients::{text, write};
@@ -156,19 +157,37 @@ impl Lab {
     /// The words that run a command on a node, with `FABRIC_ROOT` set where the node has a daemon: for a
     /// caller that wants the command on its own terminal.
     pub fn argv(&self, node_name: &str, argv: &[String]) -> Result<Vec<String>, LabError> {
-        let node = node(node_name)?;
-        let namespace = self.namespace(&node);
-        if !exists(&namespace) {
-            let detail = "its namespace is gone".into();
-            return Err(LabError::Command { what: format!("run on {node_name}"), detail });
-        }
+        let node = self.present(node_name)?;
         let mut all = words(["env"]);
         match node.daemon() {
             Some(_) => all.push(format!("FABRIC_ROOT={}", text(&self.node_dir(&node)))),
             None => all.extend(words(["-u", "FABRIC_ROOT"])),
         }
         all.extend_from_slice(argv);
-        Ok(inside(&namespace, &all))
+        Ok(inside(&self.namespace(&node), &all))
+    }
+
+    /// The node of that name, if its namespace is there.
+    fn present(&self, node_name: &str) -> Result<Node, LabError> {
+        let node = node(node_name)?;
+        match exists(&self.namespace(&node)) {
+            true => Ok(node),
+            false => {
+                let detail = "its namespace is gone".into();
+                Err(LabError::Command { what: format!("run on {node_name}"), detail })
+            }
+        }
+    }
+
+    /// [`Lab::argv`] for a caller that runs it itself: the environment is the command's and costs no `env`.
+    pub(crate) fn command(&self, node_name: &str, argv: &[String]) -> Result<Command, LabError> {
+        let node = self.present(node_name)?;
+        let mut command = crate::io::run::command(&inside(&self.namespace(&node), argv));
+        match node.daemon() {
+            Some(_) => command.env("FABRIC_ROOT", self.node_dir(&node)),
+            None => command.env_remove("FABRIC_ROOT"),
+        };
+        Ok(command)
     }
 
     /// Runs a command on a node to its end, or kills it when `limit` has passed.
@@ -185,8 +204,7 @@ impl Lab {
         limit: Duration,
     ) -> Result<Output, LabError> {
         let what = format!("{} on {node_name}", argv.join(" "));
-        let command = crate::io::run::command(&self.argv(node_name, argv)?);
-        run_command(command, &what, input, limit).await
+        run_command(self.command(node_name, argv)?, &what, input, limit).await
     }
 
     /// Runs `routerctl` on the hub or a leaf.

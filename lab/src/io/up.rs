@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::error::LabError;
 use crate::io::clients::{self, private_dir, write};
 use crate::io::lab::{Lab, state_dir};
-use crate::io::run::{Running, command, words};
+use crate::io::run::{Running, words};
 use crate::io::underlay;
 use crate::layout::{Captures, HUB_PORT, HUB_PUBLIC, LabName, Node, SITES, Site, nodes};
 use crate::report::{EnrollAnswer, FixRun, SiteReport, UpReport, dataplane_of, fix_of};
@@ -237,8 +237,7 @@ async fn join_site(lab: &Lab, site: &'static Site, invite: &str) -> Result<SiteR
 /// deadline: with a deadline, ping ends at the first ICMP error.
 async fn first_reply(lab: &Lab, from: &'static Site, to: &'static Site, begin: Instant) -> Option<u64> {
     let ping = words(["ping", "-n", "-i", "0.05", "-c", "10000", &to.client.to_string()]);
-    let argv = lab.argv(&Node::Client(from).name(), &ping).ok()?;
-    let mut command = command(&argv);
+    let mut command = lab.command(&Node::Client(from).name(), &ping).ok()?;
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
     let mut running = Running::start(command, "ping").ok()?;
     let mut lines = BufReader::new(running.child.stdout.take()?).lines();
@@ -309,7 +308,8 @@ async fn fix_forwarding(lab: &Lab, site: &'static Site, begin: Instant) -> Vec<F
                 detail,
             }];
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // A person looks no oftener, and where programs start slowly each look takes from the enrollment.
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Vec::new()
 }
