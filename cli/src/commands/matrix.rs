@@ -29,10 +29,10 @@ pub struct MatrixArgs {
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Pairs that are tried at the same moment
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=12))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=12))]
     parallel: u8,
     /// Longest time for each of ping, SSH and TCP, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=300))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=300))]
     limit: u64,
     /// Does not look for where a failed pair's packets end
     #[arg(long)]
