@@ -34,10 +34,10 @@ build_programs() {
 # processes are those started from this build; temporary files are those in TMPDIR (the caller points it at a
 # folder of its own) and whatever has the fabric's name in the usual places.
 snapshot() {
-    ip netns list 2>/dev/null | awk '{ print "namespace " $1 }'
-    ip -o link 2>/dev/null | awk '{ sub(/[:@].*/, "", $2); print "interface " $2 }'
-    nft list tables 2>/dev/null | awk '{ print "nft " $0 }'
-    ip route show table all proto 84 2>/dev/null | awk '{ print "route " $0 }'
+    ip netns list 2>/dev/null | awk '{ print "namespace " $1 }' || true
+    ip -o link 2>/dev/null | awk '{ sub(/[:@].*/, "", $2); print "interface " $2 }' || true
+    nft list tables 2>/dev/null | awk '{ print "nft " $0 }' || true
+    ip route show table all proto 84 2>/dev/null | awk '{ print "route " $0 }' || true
     local exe pid
     for pid in /proc/[0-9]*; do
         exe=$(readlink "$pid/exe" 2>/dev/null) || continue
@@ -45,9 +45,9 @@ snapshot() {
         "$bin"/*) case $(cat "$pid/stat" 2>/dev/null) in *") Z "*) ;; *) say "process ${pid#/proc/} $exe" ;; esac ;;
         esac
     done
-    find /run/fabric-lab -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/file /'
-    find /tmp /var/tmp -mindepth 1 -maxdepth 1 \( -name '*fabric*' -o -name '*routerctl*' \) 2>/dev/null | sed 's/^/file /'
-    [ -z "${TMPDIR:-}" ] || find "$TMPDIR" -mindepth 1 2>/dev/null | sed 's/^/file /'
+    find /run/fabric-lab -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/file /' || true
+    find /tmp /var/tmp -mindepth 1 -maxdepth 1 \( -name '*fabric*' -o -name '*routerctl*' \) 2>/dev/null | sed 's/^/file /' || true
+    [ -z "${TMPDIR:-}" ] || find "$TMPDIR" -mindepth 1 2>/dev/null | sed 's/^/file /' || true
 }
 
 # Prints what is there now and was not in the snapshot file $1; what belongs to another lab (one that $2 does not
