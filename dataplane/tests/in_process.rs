@@ -325,3 +325,26 @@ fn wishes_can_be_taken_back() {
     a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
     eventually("ping again", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
 }
+
+/// A client that was asking by ARP before the capture appeared hears of it at once: its own next question would come
+/// a minute later here.
+#[test]
+fn new_capture_is_announced() {
+    let (lab, _hub, mut a, _b) = fabric(1500);
+    lab.sh("ca", "sysctl -qw net.ipv4.neigh.eth0.retrans_time_ms=60000");
+    lab.sh("cb", "ip addr add 10.81.10.77/32 dev lo");
+    lab.sh("b", "ip route add 10.81.10.77/32 via 10.82.10.20");
+    let ns = lab.ns("ca");
+    let asking = std::thread::spawn(move || {
+        run("ip", &["netns", "exec", &ns, "ping", "-c1", "-W5", "10.81.10.77"]);
+    });
+    eventually("the question", Duration::from_secs(3), || {
+        lab.ok("ca", "ip neigh show 10.81.10.77 | grep -q INCOMPLETE")
+    });
+    let mut wished = leaf_wish(2, 1500, &[("10.82.10.20/32", 3), ("10.81.10.77/32", 3)]);
+    wished.captures =
+        [dataplane::state::Capture::ProxyArp { interface: "lan".into(), address: addr("10.81.10.77") }]
+            .into();
+    a.wish(&wished);
+    asking.join().expect("the ping that waited for ARP is answered");
+}

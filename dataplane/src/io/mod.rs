@@ -1,5 +1,6 @@
 //! Everything that touches sockets, netlink, programs and the clock.
 
+mod announce;
 mod facts;
 mod host;
 mod memory;

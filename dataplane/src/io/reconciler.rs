@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::io::host::{self, Host, Observation};
 use crate::io::memory::Memory;
-use crate::io::{Choice, StartError, facts, path_mtu};
+use crate::io::{Choice, StartError, announce, facts, path_mtu};
 use crate::plan::{self, plan};
 use crate::preflight;
 use crate::state::{State, Wished};
@@ -272,6 +272,7 @@ impl Reconciler {
     /// Applies all changes, each on its own: one that fails holds no other up. The first failure is returned.
     async fn carry_out(&mut self, changes: Vec<plan::Change>, seen: &mut Observation) -> Option<String> {
         let mut failure = None;
+        let mut captured = Vec::new();
         for mut change in changes {
             if let plan::Change::SetPeer(key, peer) = &mut change
                 && peer.endpoint.is_none()
@@ -280,12 +281,19 @@ impl Reconciler {
                 peer.endpoint = self.memory.recall(key);
             }
             match self.host.apply(&change, &mut seen.links).await {
-                Ok(()) => plan::apply(&mut seen.state, change),
+                Ok(()) => {
+                    if let plan::Change::AddCapture(capture) = &change {
+                        captured.push(capture.clone());
+                    }
+                    plan::apply(&mut seen.state, change);
+                }
                 Err(error) => failure = failure.or(Some(error.to_string())),
             }
         }
         self.host.compile(&seen.state);
         self.compiled = true;
+        // Only now: packets that an announcement calls in find their way.
+        announce::announce(captured);
         failure
     }
 
