@@ -6,11 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bytes::Bytes;
-use rustbgpd_wire::UpdateMessage;
-use rustbgpd_wire::validate::{ErrorDisposition, validate_update_attributes};
-
-use crate::message::Notification;
+use crate::malformed::{Section, registered_class};
+use crate::message::{EXTENDED_MAX_LEN, HEADER_LEN, Notification};
 use crate::policy::{ImportFacts, RejectReason};
 use crate::types::{ClusterId, Family, RouterId};
 
@@ -147,45 +144,32 @@ impl Attributes {
         peer: RouterId,
         own: &Own,
     ) -> Result<Read, Notification> {
-        let update = UpdateMessage {
-            withdrawn_routes: Bytes::new(),
-            path_attributes: Bytes::copy_from_slice(section),
-            nlri: Bytes::new(),
-        };
-        let parsed = update.parse_revised(true, true, false, &[]).map_err(|e| {
-            let (code, subcode, data) = e.to_notification();
-            Notification::new(code.as_u8(), subcode, data.to_vec())
-        })?;
-        if let Some(m) = parsed.malformed.iter().max_by_key(|m| m.disposition)
-            && m.disposition >= ErrorDisposition::TreatAsWithdraw
-        {
-            return Ok(Read::Withdraw(format!("attribute {}: {}", m.type_code, m.error)));
-        }
-        if let Err(e) = validate_update_attributes(&parsed.update.attributes, true, false, false) {
-            return Ok(Read::Withdraw(format!("3/{} in the attributes", e.subcode)));
-        }
-        let discard: Vec<u8> = parsed.malformed.iter().map(|m| m.type_code).collect();
-        Ok(Attributes::assemble(section, &discard, family, mp_next_hop, peer, own))
+        let section = Section::read(section)?;
+        Ok(match section.withdraw {
+            Some(fault) => Read::Withdraw(fault.to_string()),
+            None => Attributes::of(&section.rest, family, mp_next_hop, peer, own),
+        })
     }
 
-    fn assemble(
-        section: &[u8],
-        discard: &[u8],
-        family: Family,
-        mp_next_hop: Option<&[u8]>,
-        peer: RouterId,
-        own: &Own,
-    ) -> Read {
-        let mut kept = passed_on(section, discard);
+    /// The same for what [`Section::read`] found usable.
+    pub fn of(section: &[u8], family: Family, mp_next_hop: Option<&[u8]>, peer: RouterId, own: &Own) -> Read {
+        let mut kept = passed_on(section);
         let find = |c: u8| kept.iter().find(|a| a.code == c).map(|a| a.value);
+        // Section 3 d; LOCAL_PREF is mandatory from an internal peer (RFC 4271 section 5.1.5).
+        for (c, name) in
+            [(code::ORIGIN, "ORIGIN"), (code::AS_PATH, "AS_PATH"), (code::LOCAL_PREF, "LOCAL_PREF")]
+        {
+            if find(c).is_none() {
+                return Read::Withdraw(format!("3/3: {name} is missing"));
+            }
+        }
         let number = |c: u8| find(c).and_then(|v| v.first_chunk::<4>()).map(|v| u32::from_be_bytes(*v));
         let next_hop = match mp_next_hop {
             Some(octets) => next_hop_field(octets),
             None => number(code::NEXT_HOP).map(|n| IpAddr::V4(n.into())),
         };
-        let (Some(next_hop), Some(local_pref)) = (next_hop, number(code::LOCAL_PREF)) else {
-            let which = if next_hop.is_none() { "NEXT_HOP" } else { "LOCAL_PREF" };
-            return Read::Withdraw(format!("3/3 {which} is missing or unusable"));
+        let Some(next_hop) = next_hop else {
+            return Read::Withdraw("3/3: NEXT_HOP is missing".into());
         };
         let path = AsPathFacts::of(find(code::AS_PATH).unwrap_or_default(), own.asn);
         let originator = number(code::ORIGINATOR_ID).map(RouterId::from);
@@ -207,7 +191,7 @@ impl Attributes {
         let next_hop_octets;
         let mut facts = Attributes {
             next_hop,
-            local_pref,
+            local_pref: number(code::LOCAL_PREF).unwrap_or_default(),
             med: number(code::MED),
             origin: find(code::ORIGIN).and_then(|v| v.first().copied()).unwrap_or(2),
             as_path_len: path.len,
@@ -230,6 +214,10 @@ impl Attributes {
         kept.push(Raw { flags: OPTIONAL, code: code::ORIGINATOR_ID, value: &originator_octets });
         kept.push(Raw { flags: OPTIONAL, code: code::CLUSTER_LIST, value: &new_clusters });
         facts.blob = blob(kept);
+        // Our own attributes came on top: nobody could be sent it (RFC 8654 section 4).
+        if HEADER_LEN + 4 + facts.blob.len() + facts.mp_next_hop.len() + LONGEST_REST > EXTENDED_MAX_LEN {
+            return Read::Withdraw("the attributes are too long to be passed on".into());
+        }
         Read::Good(Box::new(facts))
     }
 
@@ -316,30 +304,23 @@ impl Attributes {
     }
 }
 
-/// What an unreflected route may carry on: known attributes as they are, unknown transitive ones marked partial
-/// (RFC 4271 section 5), unknown non-transitive and discarded ones not at all.
-fn passed_on<'a>(section: &'a [u8], discard: &[u8]) -> Vec<Raw<'a>> {
-    let mut kept: Vec<Raw<'a>> = Vec::with_capacity(12);
-    for mut a in Walk(section) {
-        let again = kept.iter().any(|k| k.code == a.code);
-        // A duplicate is discarded, the first stays (RFC 7606 section 3 g).
-        let first_of_a_pair =
-            discard.contains(&a.code) && Walk(section).filter(|b| b.code == a.code).count() > 1;
-        if again || (discard.contains(&a.code) && !first_of_a_pair) {
-            continue;
+/// What the longest prefix takes in an UPDATE beside its attributes: with a path id, in MP_REACH_NLRI.
+const LONGEST_REST: usize = 9 + 21;
+
+/// What a route may carry on: known attributes as they are, unknown transitive ones marked partial (RFC 4271
+/// section 5), unknown non-transitive ones not at all. Bits of the flags that mean nothing go out as zero.
+fn passed_on(section: &[u8]) -> Vec<Raw<'_>> {
+    fn pass(mut a: Raw<'_>) -> Option<Raw<'_>> {
+        a.flags &= OPTIONAL | TRANSITIVE | PARTIAL | EXTENDED;
+        match registered_class(a.code) {
+            Some(class) if class == OPTIONAL | TRANSITIVE => {}
+            Some(_) => a.flags &= !PARTIAL,
+            None if a.flags & TRANSITIVE == 0 => return None,
+            None => a.flags |= PARTIAL,
         }
-        match a.code {
-            code::MP_REACH | code::MP_UNREACH | code::AS4_PATH | code::AS4_AGGREGATOR => continue,
-            code::ORIGIN..=code::CLUSTER_LIST
-            | code::EXTENDED_COMMUNITIES
-            | code::IPV6_EXTENDED_COMMUNITIES
-            | code::LARGE_COMMUNITIES => {}
-            _ if a.flags & TRANSITIVE == 0 => continue,
-            _ => a.flags |= PARTIAL,
-        }
-        kept.push(a);
+        Some(a)
     }
-    kept
+    Walk(section).filter_map(pass).collect()
 }
 
 fn blob(mut attributes: Vec<Raw<'_>>) -> Box<[u8]> {

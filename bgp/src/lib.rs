@@ -4,8 +4,8 @@
 //! knows sockets, the clock and the thread that owns it all. A tour, in reading order:
 //!
 //! 1. [`types`], [`settings`], [`policy`], [`view`]: the words; what the speaker is told and what it shows.
-//! 2. [`message`], [`attributes`]: the wire (RFC 4271, 4760, 6793, 2918, 7313, 7606, 8654, 9003). The codec crate
-//!    `rustbgpd-wire` is behind these two.
+//! 2. [`message`], [`malformed`], [`attributes`]: the wire (RFC 4271, 4760, 6793, 2918, 7313, 7606, 8654, 9003). The
+//!    codec crate `rustbgpd-wire` is behind the first.
 //! 3. [`session`]: the machine of one connection; [`peer`]: the neighbour over all of them (RFC 4724, 8538).
 //! 4. [`store`], [`rib`], [`best_path`]: attribute sets held once, the Adj-RIBs-In, the decision.
 //! 5. [`reflect`], [`egress`]: who gets what (RFC 4456), encoded once into a log that all sessions read.
@@ -18,6 +18,7 @@ pub mod attributes;
 pub mod best_path;
 pub mod egress;
 pub mod io;
+pub mod malformed;
 pub mod message;
 pub mod peer;
 pub mod policy;

@@ -1,7 +1,7 @@
 //! Messages on the wire: framing, OPEN, NOTIFICATION, ROUTE-REFRESH and the three sections of an UPDATE.
 //!
-//! The codec crate `rustbgpd-wire` is used here and in [`crate::attributes`] and nowhere else. Framing and NLRI
-//! are read by hand, because they are the hot path and need no allocation.
+//! The codec crate `rustbgpd-wire` is used here and nowhere else. Framing, attributes and NLRI are read by hand,
+//! because they are the hot path and need no allocation.
 
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -65,6 +65,12 @@ pub struct Totals {
     pub rejections: u64,
     /// UPDATEs that counted as withdrawals (RFC 7606).
     pub treated_as_withdraw: u64,
+    /// Attributes that were malformed or double and left out (RFC 7606).
+    pub attributes_discarded: u64,
+    /// Sessions that we ended with a NOTIFICATION.
+    pub notifications_sent: u64,
+    /// Sessions that the peer ended with a NOTIFICATION.
+    pub notifications_received: u64,
 }
 
 impl Totals {
@@ -76,6 +82,9 @@ impl Totals {
         self.bytes_out += other.bytes_out;
         self.rejections += other.rejections;
         self.treated_as_withdraw += other.treated_as_withdraw;
+        self.attributes_discarded += other.attributes_discarded;
+        self.notifications_sent += other.notifications_sent;
+        self.notifications_received += other.notifications_received;
     }
 }
 

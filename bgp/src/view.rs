@@ -50,6 +50,15 @@ pub struct PeerView {
     pub prefixes_sent: u64,
     /// UPDATEs from it that RFC 7606 made withdrawals.
     pub treated_as_withdraw: u64,
+    /// Attributes from it that RFC 7606 discarded.
+    #[serde(default)]
+    pub attributes_discarded: u64,
+    /// Sessions that we ended with a NOTIFICATION.
+    #[serde(default)]
+    pub notifications_sent: u64,
+    /// Sessions that it ended with a NOTIFICATION.
+    #[serde(default)]
+    pub notifications_received: u64,
     /// The last error in either direction, with its NOTIFICATION code.
     pub last_error: Option<String>,
     /// How often it was Established.

@@ -1,11 +1,11 @@
 //! Routes in: from an UPDATE to the Adj-RIB-In, through the import policy.
 
 use super::Speaker;
-use crate::attributes::{Attributes, Read, Walk, code, mp_reach, mp_unreach};
+use crate::attributes::{Attributes, Read, mp_reach, mp_unreach};
+use crate::malformed::Section;
 use crate::message::{Address, Notification, Refresh, Update, cease, next_prefix};
 use crate::policy::{ImportPolicy, RejectReason};
 use crate::rib::Table;
-use crate::session::Millis;
 use crate::store::{AttrId, SourceId, Store};
 use crate::types::{Family, Prefix};
 
@@ -32,14 +32,24 @@ struct Arrival<'a> {
     policy: Option<&'a ImportPolicy>,
 }
 
+/// The routes of one field of an UPDATE, and under which key their attributes are kept.
+struct Arrived<'a> {
+    form: Form,
+    key: &'a [u8],
+    family: Family,
+    /// The next-hop field of MP_REACH_NLRI where they came in one.
+    next_hop: Option<&'a [u8]>,
+    nlri: &'a [u8],
+}
+
+/// An MP attribute whose routes cannot be read (RFC 4760 section 7).
+fn optional_error(value: &[u8]) -> Notification {
+    Notification::new(3, 9, value.to_vec())
+}
+
 impl Speaker {
     /// Takes in an UPDATE. `Err`: the session must end with this.
-    pub(super) fn update(
-        &mut self,
-        slot: usize,
-        update: Update<'_>,
-        now: Millis,
-    ) -> Result<(), Notification> {
+    pub(super) fn update(&mut self, slot: usize, update: Update<'_>) -> Result<(), Notification> {
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return Ok(()) };
         let Some(source) = conn.source else { return Ok(()) };
         conn.totals.updates_in += 1;
@@ -55,7 +65,8 @@ impl Speaker {
             return if update.nlri.is_empty() {
                 Ok(())
             } else {
-                self.treat_as_withdraw(slot, source, Family::Ipv4, update.nlri, "3/3 no attributes".into())
+                self.treated_as_withdraw(slot, "3/3: there are no attributes".into());
+                self.withdraw_family(source, Family::Ipv4, update.nlri)
             };
         }
         // The hot path: these very attributes have come before.
@@ -63,7 +74,7 @@ impl Speaker {
             self.announce::<u32>(slot, source, attr, update.nlri)?;
             return self.over_limit(slot);
         }
-        self.update_with_new_attributes(slot, source, update, now)
+        self.update_with_new_attributes(slot, source, update)
     }
 
     fn update_with_new_attributes(
@@ -71,85 +82,92 @@ impl Speaker {
         slot: usize,
         source: SourceId,
         update: Update<'_>,
-        now: Millis,
     ) -> Result<(), Notification> {
-        let (mut reach, mut unreach) = (None, None);
-        let mut rest = Vec::new();
-        let mut at = update.attributes;
-        let mut walk = Walk(at);
-        while let Some(a) = walk.next() {
-            let whole = &at[..at.len() - walk.0.len()];
-            at = walk.0;
-            let twice = match a.code {
-                code::MP_REACH => reach.replace(a.value).is_some(),
-                code::MP_UNREACH => unreach.replace(a.value).is_some(),
-                _ => {
-                    rest.extend_from_slice(whole);
-                    false
-                }
-            };
-            if twice {
-                return Err(Notification::new(3, 1, Vec::new()));
-            }
+        let section = Section::read(update.attributes)?;
+        let reachable = section.reach.is_some() || !update.nlri.is_empty();
+        let Some(Some(conn)) = self.conns.get_mut(slot) else { return Ok(()) };
+        let negotiated = conn.session.negotiated().map_or([false; 2], |n| n.families);
+        conn.totals.attributes_discarded += section.discarded;
+        let mut why = section.withdraw.as_ref().map(ToString::to_string);
+        if let Some(fault) = section.withdraw.as_ref().filter(|_| !reachable && !section.only_unreach()) {
+            // Routes may have been meant that nobody can find (RFC 7606 section 5.2).
+            return Err(fault.notification());
         }
-        // What could not be walked is judged with the rest.
-        rest.extend_from_slice(at);
-        if let Some(value) = unreach
+        if let Some(value) = section.unreach
             && let Some((family, nlri)) = mp_unreach(value)?
+            && negotiated[family.index()]
         {
-            if nlri.is_empty() && reach.is_none() && update.nlri.is_empty() {
+            if nlri.is_empty() && section.only_unreach() && update.withdrawn.is_empty() && !reachable {
                 self.end_of_rib_from(slot, family);
             }
-            self.withdraw_family(source, family, nlri)?;
+            self.withdraw_family(source, family, nlri).map_err(|_| optional_error(value))?;
         }
-        if let Some(value) = reach
+        if let Some(value) = section.reach
             && let Some((family, next_hop, nlri)) = mp_reach(value)?
+            && negotiated[family.index()]
         {
             let form = if family == Family::Ipv4 { Form::Mp4 } else { Form::Mp6 };
             let mut key = vec![next_hop.len() as u8];
             key.extend_from_slice(next_hop);
-            key.extend_from_slice(&rest);
-            match self.attributes(slot, source, form, &key, &rest, family, Some(next_hop))? {
-                Ok(attr) if family == Family::Ipv4 => self.announce::<u32>(slot, source, attr, nlri)?,
-                Ok(attr) => self.announce::<u128>(slot, source, attr, nlri)?,
-                Err(why) => self.treat_as_withdraw(slot, source, family, nlri, why)?,
-            }
+            key.extend_from_slice(&section.rest);
+            let arrived = Arrived { form, key: &key, family, next_hop: Some(next_hop), nlri };
+            self.arrived(slot, source, &section, arrived, &mut why).map_err(|_| optional_error(value))?;
         }
-        if !update.nlri.is_empty() {
-            match self.attributes(slot, source, Form::Body, &rest, &rest, Family::Ipv4, None)? {
-                Ok(attr) => self.announce::<u32>(slot, source, attr, update.nlri)?,
-                Err(why) => self.treat_as_withdraw(slot, source, Family::Ipv4, update.nlri, why)?,
-            }
+        if !update.nlri.is_empty() && negotiated[Family::Ipv4.index()] {
+            let (form, family, nlri) = (Form::Body, Family::Ipv4, update.nlri);
+            let arrived = Arrived { form, key: &section.rest, family, next_hop: None, nlri };
+            self.arrived(slot, source, &section, arrived, &mut why)?;
         }
-        let _ = now;
+        if let Some(why) = why {
+            self.treated_as_withdraw(slot, why);
+        }
         self.over_limit(slot)
     }
 
-    /// The number of an attribute set, new or known; the inner error says why its routes count as withdrawn.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the two callers are above, and each part is a different slice"
-    )]
+    /// Takes in the routes of one field, or withdraws them; a reason for the latter goes to `why`.
+    fn arrived(
+        &mut self,
+        slot: usize,
+        source: SourceId,
+        section: &Section<'_>,
+        arrived: Arrived<'_>,
+        why: &mut Option<String>,
+    ) -> Result<(), Notification> {
+        let known = match &section.withdraw {
+            Some(_) => None,
+            None => match self.attributes(slot, source, section, &arrived) {
+                Ok(attr) => Some(attr),
+                Err(reason) => {
+                    why.get_or_insert(reason);
+                    None
+                }
+            },
+        };
+        match (known, arrived.family) {
+            (None, family) => self.withdraw_family(source, family, arrived.nlri),
+            (Some(attr), Family::Ipv4) => self.announce::<u32>(slot, source, attr, arrived.nlri),
+            (Some(attr), Family::Ipv6) => self.announce::<u128>(slot, source, attr, arrived.nlri),
+        }
+    }
+
+    /// The number of an attribute set, new or known; the error says why its routes count as withdrawn.
     fn attributes(
         &mut self,
         slot: usize,
         source: SourceId,
-        form: Form,
-        key: &[u8],
-        section: &[u8],
-        family: Family,
-        next_hop: Option<&[u8]>,
-    ) -> Result<Result<AttrId, String>, Notification> {
-        let Some(conn) = self.conn(slot) else { return Ok(Err(String::new())) };
-        let scope = scoped(conn.uid, form);
-        if let Some(attr) = self.store.find(scope, key) {
-            return Ok(Ok(attr));
+        section: &Section<'_>,
+        arrived: &Arrived<'_>,
+    ) -> Result<AttrId, String> {
+        let Some(conn) = self.conn(slot) else { return Err(String::new()) };
+        let scope = scoped(conn.uid, arrived.form);
+        if let Some(attr) = self.store.find(scope, arrived.key) {
+            return Ok(attr);
         }
-        let Some(peer) = self.sources.get(source).map(|s| s.router_id) else { return Ok(Err(String::new())) };
-        Ok(match Attributes::read(section, family, next_hop, peer, &self.own)? {
-            Read::Good(attributes) => Ok(self.store.insert(source, scope, key, *attributes)),
+        let Some(peer) = self.sources.get(source).map(|s| s.router_id) else { return Err(String::new()) };
+        match Attributes::of(&section.rest, arrived.family, arrived.next_hop, peer, &self.own) {
+            Read::Good(attributes) => Ok(self.store.insert(source, scope, arrived.key, *attributes)),
             Read::Withdraw(why) => Err(why),
-        })
+        }
     }
 
     /// The number of the attribute set of a route of our own.
@@ -189,21 +207,14 @@ impl Speaker {
         }
     }
 
-    fn treat_as_withdraw(
-        &mut self,
-        slot: usize,
-        source: SourceId,
-        family: Family,
-        nlri: &[u8],
-        why: String,
-    ) -> Result<(), Notification> {
+    /// Counts and shows an UPDATE whose routes were withdrawn for its faults.
+    fn treated_as_withdraw(&mut self, slot: usize, why: String) {
         if let Some(Some(conn)) = self.conns.get_mut(slot) {
             conn.totals.treated_as_withdraw += 1;
             if let Some(peer) = self.peers.get_mut(&conn.peer) {
                 peer.last_error = Some(format!("UPDATE treated as withdraw: {why}"));
             }
         }
-        self.withdraw_family(source, family, nlri)
     }
 
     /// An admitted neighbour that holds more than its admission allows must go (RFC 4486 subcode 1).

@@ -337,7 +337,7 @@ impl Speaker {
                 Event::Opened => self.opened(id.slot, now),
                 Event::Established => self.established(id.slot, now),
                 Event::Update(update) => {
-                    if let Err(n) = self.update(id.slot, update, now) {
+                    if let Err(n) = self.update(id.slot, update) {
                         self.stop(id.slot, n, now);
                     }
                 }

@@ -197,6 +197,11 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&conn.peer) else { return };
         peer.conns.retain(|s| *s != slot);
         peer.totals.add(&conn.totals);
+        match &end {
+            End::Sent(_) => peer.totals.notifications_sent += 1,
+            End::Received(_) => peer.totals.notifications_received += 1,
+            End::Lost(_) => {}
+        }
         if peer.conns.is_empty() || conn.source.is_some() {
             peer.since = now;
         }
