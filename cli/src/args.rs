@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leaves, matrix,
-    reference, schema, status, validate,
+    audit, bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leaves,
+    matrix, reference, schema, status, validate,
 };
 use crate::output::Format;
 
@@ -71,6 +71,8 @@ pub enum Verb {
     Leaves(leaves::LeavesArgs),
     /// Shows who owns which address
     Claims(claims::ClaimsArgs),
+    /// Shows the signed log of every decision, or checks it
+    Audit(audit::AuditArgs),
     /// Shows how the node stands, and what keeps it from working
     Status(status::StatusArgs),
     /// Shows configured resources with what became of them

@@ -13,6 +13,8 @@
 //! | `GET /v1/leaves` | hub | list of `enrollment::view::LeafView` |
 //! | `POST /v1/leaves/{name}/revoke` | hub | [`Done`] |
 //! | `GET /v1/claims` | both | list of `enrollment::view::ClaimView` |
+//! | `GET /v1/audit` | hub | [`AuditPage`] → list of `enrollment::view::AuditEntryView`, newest first |
+//! | `GET /v1/audit/verify` | hub | `enrollment::view::AuditReport` |
 //! | `POST /v1/enroll` | leaf | [`EnrollRequest`] → lines of [`EnrollProgress`] |
 //! | `POST /v1/events` | leaf | [`NewEvent`] → [`EventAnswer`] |
 //! | `GET /v1/events` | leaf | list of `federation::view::EventView` |
@@ -253,6 +255,13 @@ pub struct Done {
     pub changed: bool,
     /// What, in a sentence.
     pub detail: String,
+}
+
+/// Narrows `GET /v1/audit`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// How many entries at most.
+    pub limit: u32,
 }
 
 /// Narrows `GET /v1/bgp/routes`.

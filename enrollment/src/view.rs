@@ -1,7 +1,7 @@
 //! What people and programs are shown: serde types without a secret in them.
 
 use crate::claim::ClaimStep;
-use crate::identity::{InviteId, LeafName, WireguardKey};
+use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::reason::ReasonCode;
 use crate::registry::{BadRecord, InviteStatus, State};
 use crate::topology::Admission;
@@ -96,6 +96,47 @@ pub struct InviteView {
     pub expires_at: u64,
     /// How long it still holds, in seconds.
     pub expires_in_secs: u64,
+}
+
+/// One entry of the signed log, without any verifier in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntryView {
+    /// The hub that decided, by its signing key.
+    pub origin: SigningKey,
+    /// Its number among that hub's entries.
+    pub seq: u64,
+    /// When, seconds since 1970 on that hub's clock.
+    pub at: u64,
+    /// Who caused it: `admin`, `invite ID`, `leaf NAME` or `hub`.
+    pub actor: String,
+    /// What was done.
+    pub operation: String,
+    /// What it changed, a sentence each.
+    pub changes: Vec<String>,
+    /// Its SHA-256 in hexadecimal, which the next entry carries.
+    pub hash: String,
+}
+
+/// An entry that does not belong where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditFault {
+    /// Whose chain.
+    pub origin: SigningKey,
+    /// Which entry.
+    pub seq: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// What following every chain of the log found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// How many entries were followed and found whole.
+    pub entries: u64,
+    /// The last good entry of each hub, by its signing key.
+    pub hubs: std::collections::BTreeMap<String, u64>,
+    /// The first entry that is not as its hub made it.
+    pub fault: Option<AuditFault>,
 }
 
 /// The registry as a whole.

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use config::Kind;
 use control::server::Refusal;
 use control::wire::{
-    ApiError, ConfigView, Done, InviteAnswer, NewInvite, NodeStatus, ResourceView, RouteFilter,
+    ApiError, AuditPage, ConfigView, Done, InviteAnswer, NewInvite, NodeStatus, ResourceView, RouteFilter,
 };
 
 use crate::run::{Enrolled, Hub};
@@ -30,6 +30,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/leaves", get(leaves))
         .route("/v1/leaves/{name}/revoke", post(revoke))
         .route("/v1/claims", get(claims))
+        .route("/v1/audit", get(audit))
+        .route("/v1/audit/verify", get(verify_audit))
         .with_state(hub)
 }
 
@@ -122,6 +124,17 @@ async fn leaves(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::Lea
 
 async fn claims(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::ClaimView>> {
     Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.claims))
+}
+
+async fn audit(
+    State(hub): State<Arc<Hub>>,
+    Query(page): Query<AuditPage>,
+) -> Answer<Vec<enrollment::view::AuditEntryView>> {
+    Ok(Json(enrolled(&hub)?.registry.audit(page.limit).await.map_err(refused)?))
+}
+
+async fn verify_audit(State(hub): State<Arc<Hub>>) -> Answer<enrollment::view::AuditReport> {
+    Ok(Json(enrolled(&hub)?.registry.verify_audit().await.map_err(refused)?))
 }
 
 async fn revoke(State(hub): State<Arc<Hub>>, Path(name): Path<String>) -> Answer<Done> {

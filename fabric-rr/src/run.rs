@@ -238,7 +238,7 @@ struct Opened {
 /// Keys, settings, registry and dataplane of a hub with enrollment.
 async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -> Result<Opened, RunError> {
     let policy = &config.policy.spec;
-    let keys = NodeKeys::load_or_create(&paths.state).map_err(start_error)?;
+    let keys = Arc::new(NodeKeys::load_or_create(&paths.state).map_err(start_error)?);
     let mut endpoints = Vec::new();
     for endpoint in &policy.endpoints {
         endpoints.extend(resolve(&endpoint.to_string()).await?);
@@ -250,19 +250,13 @@ async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -
     settings.asn = asn;
     settings.lease_secs = policy.lease_secs;
     settings.fail_static_secs = policy.fail_static_secs;
-    let registry = Registry::open(&paths.registry(), settings.clone()).await.map_err(start_error)?;
+    let registry =
+        Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
     // Leaves are behind NAT: a hub that was restarted calls them where they were.
     let memory = paths.state.join("endpoints.json");
     let dataplane = Dataplane::start_remembering(Choice::Auto, Some(memory)).await.map_err(start_error)?;
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
-    Ok(Opened {
-        settings,
-        keys: Arc::new(keys),
-        registry,
-        dataplane,
-        private_key,
-        port: config.wireguard.spec.listen_port,
-    })
+    Ok(Opened { settings, keys, registry, dataplane, private_key, port: config.wireguard.spec.listen_port })
 }
 
 async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, RunError> {

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::Answer;
 
+pub mod audit;
 pub mod bgp;
 pub mod claims;
 pub mod completions;
@@ -32,6 +33,7 @@ pub async fn run(context: &Context, verb: Verb) -> Result<Answer, Failure> {
         Verb::Enroll(args) => enroll::run(context, args).await,
         Verb::Leaves(args) => leaves::run(context, args).await,
         Verb::Claims(args) => claims::run(context, args).await,
+        Verb::Audit(args) => audit::run(context, args).await,
         Verb::Status(args) => status::run(context, args).await,
         Verb::Get(args) => get::run(context, args).await,
         Verb::Describe(args) => get::describe(context, args).await,

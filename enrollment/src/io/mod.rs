@@ -5,6 +5,7 @@ pub mod http;
 pub mod keys;
 pub mod leaf_state;
 pub mod listener;
+pub mod log_store;
 pub mod private_file;
 pub mod schema;
 pub mod store;

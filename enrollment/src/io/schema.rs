@@ -2,18 +2,18 @@
 
 use crate::claim::{Claim, ClaimStep};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
+use crate::log::StoredInvite;
 use crate::policy::HubSettings;
 use crate::registry::{BadRecord, Change, InviteRecord, Leaf, RevokedKey, State};
 use crate::signature::MacKey;
 use crate::view::ClaimHistoryView;
-use ipnet::Ipv4Net;
 use rusqlite::{Connection, Row, Transaction, params};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 /// The version of the tables; a file of a newer one is refused.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -32,22 +32,6 @@ CREATE TABLE IF NOT EXISTS revoked_keys (
 /// How many entries of the claims' history are kept.
 const HISTORY_ROWS: i64 = 100_000;
 
-#[derive(Serialize, Deserialize)]
-struct StoredInvite {
-    wireguard_key: WireguardKey,
-    foyer: Ipv4Addr,
-    site: LeafName,
-    permitted: Vec<Ipv4Net>,
-    max_claims: u32,
-    uses: u32,
-    used: u32,
-    created_at: u64,
-    created_generation: u64,
-    expires_at: u64,
-    spent_at: Option<u64>,
-    revoked_at: Option<u64>,
-}
-
 /// Makes the connection durable and the tables present.
 pub fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(2))?;
@@ -55,6 +39,7 @@ pub fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;
     db.execute_batch(TABLES)?;
+    db.execute_batch(super::log_store::TABLES)?;
     db.pragma_update(None, "user_version", VERSION)?;
     db.execute(
         "DELETE FROM claim_history WHERE seq <= (SELECT MAX(seq) FROM claim_history) - ?1",
@@ -109,26 +94,7 @@ fn read_invite(row: &Row<'_>) -> Result<InviteRecord, String> {
     let id: InviteId = text(row, 0).parse().map_err(|e| format!("{e}"))?;
     let mac_key: [u8; 32] = row.get(1).map_err(|e| e.to_string())?;
     let stored: StoredInvite = serde_json::from_str(&text(row, 2)).map_err(|e| e.to_string())?;
-    let StoredInvite { wireguard_key, foyer, site, permitted, max_claims, .. } = stored;
-    let StoredInvite { uses, used, created_at, created_generation, expires_at, spent_at, revoked_at, .. } =
-        stored;
-    let mac_key = MacKey::new(mac_key);
-    Ok(InviteRecord {
-        id,
-        mac_key,
-        wireguard_key,
-        foyer,
-        site,
-        permitted,
-        max_claims,
-        uses,
-        used,
-        created_at,
-        created_generation,
-        expires_at,
-        spent_at,
-        revoked_at,
-    })
+    Ok(stored.with(id, MacKey::new(mac_key)))
 }
 
 fn load_revoked_keys(db: &Connection, state: &mut State) -> rusqlite::Result<()> {
@@ -259,20 +225,7 @@ fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Resul
 }
 
 fn write_invite(tx: &Transaction<'_>, invite: &InviteRecord) -> rusqlite::Result<()> {
-    let stored = StoredInvite {
-        wireguard_key: invite.wireguard_key,
-        foyer: invite.foyer,
-        site: invite.site.clone(),
-        permitted: invite.permitted.clone(),
-        max_claims: invite.max_claims,
-        uses: invite.uses,
-        used: invite.used,
-        created_at: invite.created_at,
-        created_generation: invite.created_generation,
-        expires_at: invite.expires_at,
-        spent_at: invite.spent_at,
-        revoked_at: invite.revoked_at,
-    };
+    let stored = StoredInvite::of(invite);
     let mut put = tx.prepare_cached(
         "INSERT INTO invites (id, mac_key, record) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET record = ?3",
     )?;

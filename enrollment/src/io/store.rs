@@ -1,15 +1,18 @@
 //! The registry on disk: one thread owns SQLite and the state; it decides, stores, applies, publishes, answers.
 
-use super::{keys, schema};
+use super::keys::{self, NodeKeys};
+use super::log_store::{self, Log};
+use super::schema;
 use crate::admit::{self, Decision};
 use crate::identity::{InviteId, LeafName};
 use crate::invite::{Invite, InviteSecret};
+use crate::log::Actor;
 use crate::policy::{HubSettings, InviteOrder};
 use crate::reason::{ReasonCode, Refusal};
 use crate::registry::{Admissions, Change, State};
 use crate::topology::Admission;
-use crate::view::{self, ClaimHistoryView, RegistryView};
-use crate::wire::{Envelope, Operation};
+use crate::view::{self, AuditEntryView, AuditReport, ClaimHistoryView, RegistryView};
+use crate::wire::{EnrollRequest, Envelope, Operation};
 use rusqlite::Connection;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -80,6 +83,7 @@ type Job = Box<dyn FnOnce(&mut Owner) + Send>;
 struct Owner {
     db: Connection,
     state: State,
+    log: Log,
     clock: Clock,
     publish: watch::Sender<Arc<Admissions>>,
 }
@@ -89,24 +93,26 @@ struct Owner {
 pub struct Registry {
     jobs: SyncSender<Job>,
     admissions: watch::Receiver<Arc<Admissions>>,
+    path: PathBuf,
 }
 
 impl Registry {
-    /// Opens (or makes, mode 0600) the registry's file.
-    pub async fn open(path: &Path, settings: HubSettings) -> Result<Self, OpenError> {
-        Self::open_with_clock(path, settings, system_clock()).await
+    /// Opens (or makes, mode 0600) the registry's file; the hub's keys sign its log.
+    pub async fn open(path: &Path, settings: HubSettings, keys: Arc<NodeKeys>) -> Result<Self, OpenError> {
+        Self::open_with_clock(path, settings, keys, system_clock()).await
     }
 
     /// The same with another clock.
     pub async fn open_with_clock(
         path: &Path,
         settings: HubSettings,
+        keys: Arc<NodeKeys>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
         let (opened, outcome) = oneshot::channel();
-        let path = path.to_owned();
-        let body = move || match Owner::open(&path, settings, clock) {
+        let (path, file) = (path.to_owned(), path.to_owned());
+        let body = move || match Owner::open(&file, settings, keys, clock) {
             Ok((owner, admissions)) => {
                 let _ = opened.send(Ok(admissions));
                 owner.run(&queue);
@@ -116,7 +122,7 @@ impl Registry {
         let thread = std::thread::Builder::new().name("registry".into()).spawn(body);
         thread.map_err(|_| OpenError::Thread)?;
         let admissions = outcome.await.map_err(|_| OpenError::Thread)??;
-        Ok(Self { jobs, admissions })
+        Ok(Self { jobs, admissions, path })
     }
 
     /// What is published now.
@@ -150,7 +156,7 @@ impl Registry {
             let secret = InviteSecret::new(keys::random().map_err(random)?);
             let now = (owner.clock)();
             let (invite, change) = admit::invite(&owner.state, order, id, secret, now)?;
-            owner.commit(&[change], now)?;
+            owner.commit(&Actor::Admin, "invite", &[change], now)?;
             tracing::info!(invite = %id, site = %invite.site, "invite made");
             Ok(invite)
         })
@@ -162,14 +168,20 @@ impl Registry {
         self.call(move |owner| {
             let now = (owner.clock)();
             let changes = admit::revoke_invite(&owner.state, &id, now)?;
-            owner.commit(&changes, now).map(drop)
+            owner.commit(&Actor::Admin, "invite/revoke", &changes, now).map(drop)
         })
         .await
     }
 
     /// Judges a first request; what it changes is durable when this returns.
     pub async fn enroll(&self, envelope: Envelope, source: IpAddr) -> Result<Granted, Refusal> {
-        self.call(move |owner| owner.decide(|state, now| admit::enroll(state, &envelope, source, now))).await
+        self.call(move |owner| {
+            let actor = envelope.open::<EnrollRequest>().map(|request| Actor::Invited(request.invite))?;
+            owner.decide(Some(actor), Operation::Enroll, |state, now| {
+                admit::enroll(state, &envelope, source, now)
+            })
+        })
+        .await
     }
 
     /// Judges a later request of any kind; what it changes is durable when this returns.
@@ -180,7 +192,7 @@ impl Registry {
         source: IpAddr,
     ) -> Result<Granted, Refusal> {
         self.call(move |owner| {
-            owner.decide(|state, now| admit::leaf_request(state, op, &envelope, source, now))
+            owner.decide(None, op, |state, now| admit::leaf_request(state, op, &envelope, source, now))
         })
         .await
     }
@@ -191,7 +203,7 @@ impl Registry {
             let now = (owner.clock)();
             let decision = admit::revoke(&owner.state, &leaf, now)?;
             tracing::info!(%leaf, "leaf revoked");
-            owner.commit(&decision.changes, now)?;
+            owner.commit(&Actor::Admin, "revoke", &decision.changes, now)?;
             Ok(owner.state.generation())
         })
         .await
@@ -211,12 +223,35 @@ impl Registry {
         self.call(move |owner| schema::history(&owner.db, address, limit).map_err(failed)).await
     }
 
+    /// The newest entries of the log first, at most `limit`.
+    pub async fn audit(&self, limit: u32) -> Result<Vec<AuditEntryView>, Refusal> {
+        self.call(move |owner| log_store::list(&owner.db, limit).map_err(failed)).await
+    }
+
+    /// Removes the oldest entries of the log but for the newest `kept`, leaving signed checkpoints. It happens by
+    /// itself when there are more than 110,000.
+    pub async fn compact_log(&self, kept: u64) -> Result<(), Refusal> {
+        self.call(move |owner| owner.compact(kept)).await
+    }
+
+    /// Follows every chain of the log, on a connection of its own: it takes seconds, and nobody waits for it.
+    pub async fn verify_audit(&self) -> Result<AuditReport, Refusal> {
+        let (path, own) = (self.path.clone(), self.snapshot().hub.signing_key);
+        let follow = move || {
+            let db = Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            db.busy_timeout(Duration::from_secs(2))?;
+            log_store::verify(&db, &[own])
+        };
+        let followed = tokio::task::spawn_blocking(follow).await;
+        followed.map_err(|_| Refusal::of(ReasonCode::Internal))?.map_err(failed)
+    }
+
     /// Replaces the hub's constants (its endpoints changed, for example) and publishes.
     pub async fn set_settings(&self, settings: HubSettings) -> Result<(), Refusal> {
         self.call(move |owner| {
             owner.state.set_settings(Arc::new(settings));
             let now = (owner.clock)();
-            owner.store(&[], now)?;
+            owner.store(&Actor::Hub, "settings", &[], now)?;
             owner.publish_now(now);
             Ok(())
         })
@@ -237,6 +272,7 @@ impl Owner {
     fn open(
         path: &Path,
         settings: HubSettings,
+        keys: Arc<NodeKeys>,
         clock: Clock,
     ) -> Result<(Self, watch::Receiver<Arc<Admissions>>), OpenError> {
         make_private(path).map_err(|source| OpenError::File { path: path.into(), source })?;
@@ -257,10 +293,19 @@ impl Owner {
                 "stored record left out"
             );
         }
+        let log = Log::open(&db, keys).map_err(database)?;
+        let begins = log_store::is_empty(&db).map_err(database)?;
         let (publish, admissions) = watch::channel(Arc::new(state.admissions()));
-        let mut owner = Self { db, state, clock, publish };
+        let mut owner = Self { db, state, log, clock, publish };
+        if begins {
+            // What an older version left is the state from which the log goes on.
+            let operation = if found == 1 { "migrated" } else { "begun" };
+            if let Err(refusal) = owner.store(&Actor::Hub, operation, &[], now) {
+                tracing::error!(%refusal, "the log could not be begun");
+            }
+        }
         let old = owner.state.forgettable_invites(FORGET_INVITES_SECS, now);
-        if let Err(refusal) = owner.commit(&old, now) {
+        if let Err(refusal) = owner.commit(&Actor::Hub, "forget", &old, now) {
             tracing::warn!(%refusal, "old invites were not forgotten");
         }
         Ok((owner, admissions))
@@ -287,32 +332,62 @@ impl Owner {
         }
     }
 
+    /// Without an actor it is the leaf that the decision is about.
     fn decide(
         &mut self,
+        actor: Option<Actor>,
+        op: Operation,
         judge: impl FnOnce(&State, u64) -> Result<Decision, Refusal>,
     ) -> Result<Granted, Refusal> {
         let now = (self.clock)();
         let decision = judge(&self.state, now)?;
-        let changed = self.commit(&decision.changes, now)?;
+        let actor = actor.unwrap_or_else(|| Actor::Leaf(decision.leaf.clone()));
+        let operation = op.path().trim_start_matches("/v1/");
+        let changed = self.commit(&actor, operation, &decision.changes, now)?;
         let admission = self.state.admission(&decision.leaf, now);
         Ok(Granted { admission: admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?, changed })
     }
 
     /// Stores, then applies and publishes; nothing is applied that is not durable.
-    fn commit(&mut self, changes: &[Change], now: u64) -> Result<Option<u64>, Refusal> {
+    fn commit(
+        &mut self,
+        actor: &Actor,
+        operation: &str,
+        changes: &[Change],
+        now: u64,
+    ) -> Result<Option<u64>, Refusal> {
         if changes.is_empty() {
             return Ok(None);
         }
-        self.store(changes, now)?;
+        self.store(actor, operation, changes, now)?;
         self.state.apply(changes, now);
         self.publish_now(now);
         Ok(Some(self.state.generation()))
     }
 
-    fn store(&mut self, changes: &[Change], now: u64) -> Result<(), Refusal> {
+    /// The changes and the entry that says so, in one transaction.
+    fn store(&mut self, actor: &Actor, operation: &str, changes: &[Change], now: u64) -> Result<(), Refusal> {
+        let generation = self.state.generation() + 1;
         let tx = self.db.transaction().map_err(failed)?;
-        schema::write(&tx, changes, self.state.generation() + 1, now).map_err(failed)?;
-        tx.commit().map_err(failed)
+        schema::write(&tx, changes, generation, now).map_err(failed)?;
+        let entry = self.log.append(&tx, (actor, operation), changes, generation, now).map_err(failed)?;
+        tx.commit().map_err(failed)?;
+        self.log.took(&entry);
+        if self.log.is_long()
+            && let Err(refusal) = self.compact(log_store::KEPT)
+        {
+            // It is tried again with the next entry.
+            tracing::warn!(%refusal, "old entries of the log were not removed");
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self, kept: u64) -> Result<(), Refusal> {
+        let tx = self.db.transaction().map_err(failed)?;
+        let count = self.log.compact(&tx, kept).map_err(failed)?;
+        tx.commit().map_err(failed)?;
+        self.log.shortened(count);
+        Ok(())
     }
 
     fn publish_now(&mut self, now: u64) {

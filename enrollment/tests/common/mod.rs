@@ -132,7 +132,7 @@ impl Hub {
         let reading = clock.clone();
         let reading: Clock = Arc::new(move || reading.load(Ordering::SeqCst));
         let path = folder.path().join("registry.db");
-        let registry = Registry::open_with_clock(&path, settings, reading).await.unwrap();
+        let registry = Registry::open_with_clock(&path, settings, keys.clone(), reading).await.unwrap();
         let service = Service::new(registry.clone(), keys.clone(), limits, applied);
         let serving = tokio::spawn(enrollment::io::listener::serve(listener, service.clone()));
         Self { keys, registry, service, port, clock, folder, serving }

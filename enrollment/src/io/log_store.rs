@@ -1,0 +1,232 @@
+//! The signed log in SQLite: appended in the same transaction as what it says, read back for `audit` and the other hub.
+
+use super::keys::NodeKeys;
+use crate::identity::SigningKey;
+use crate::log::{self, Actor, Body, ChainError, Checkpoint, Entry, Head, Hlc};
+use crate::registry::Change;
+use crate::view::{AuditEntryView, AuditFault, AuditReport};
+use crate::wire::Blob;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The tables; `position` is the order in which this hub took the entries in.
+pub const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS log (
+  position INTEGER PRIMARY KEY, origin TEXT NOT NULL, seq INTEGER NOT NULL, previous BLOB NOT NULL,
+  body BLOB NOT NULL, signature BLOB NOT NULL, UNIQUE (origin, seq)) STRICT;
+CREATE TABLE IF NOT EXISTS log_checkpoints (
+  origin TEXT PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL) STRICT;
+";
+
+/// How many entries are kept at least.
+pub const KEPT: u64 = 100_000;
+/// How many more may gather before the older ones are removed in one go.
+const SLACK: u64 = 10_000;
+
+/// The ends of all chains in this file, and what signs this hub's.
+pub struct Log {
+    keys: Arc<NodeKeys>,
+    own: SigningKey,
+    heads: BTreeMap<SigningKey, Head>,
+    clock: Hlc,
+    rows: u64,
+}
+
+impl Log {
+    /// The log of a file whose tables are there.
+    pub fn open(db: &Connection, keys: Arc<NodeKeys>) -> rusqlite::Result<Self> {
+        let mut heads: BTreeMap<_, _> = checkpoints(db)?.into_iter().map(|c| (c.origin, c.head)).collect();
+        let newest = "SELECT origin, seq, previous, body, signature, MAX(seq) FROM log GROUP BY origin";
+        let mut clock = Hlc::default();
+        for row in db.prepare(newest)?.query_map([], |row| entry(row))? {
+            let entry = row?;
+            heads.insert(entry.origin, Head { seq: entry.seq, hash: entry.hash() });
+            clock = clock.max(entry.open().map(|body| body.at).unwrap_or_default());
+        }
+        let rows: i64 = db.query_row("SELECT COUNT(*) FROM log", [], |row| row.get(0))?;
+        let own = keys.signing_key();
+        Ok(Self { keys, own, heads, clock, rows: u64::try_from(rows).unwrap_or(0) })
+    }
+
+    /// Writes a decision of this hub as the next entry of its chain; the caller commits, then calls [`Log::took`].
+    pub fn append(
+        &self,
+        tx: &Connection,
+        decision: (&Actor, &str),
+        changes: &[Change],
+        generation: u64,
+        now: u64,
+    ) -> rusqlite::Result<Entry> {
+        let (actor, operation) = decision;
+        let (actor, operation, changes) = (actor.clone(), operation.to_owned(), changes.to_vec());
+        let body = Body { at: self.clock.next(now), generation, actor, operation, changes };
+        let entry = Entry::sign(self.keys.signing(), &self.head(&self.own), &body);
+        insert(tx, &entry)?;
+        Ok(entry)
+    }
+
+    /// The end of a hub's chain here.
+    pub fn head(&self, origin: &SigningKey) -> Head {
+        self.heads.get(origin).copied().unwrap_or_default()
+    }
+
+    /// An entry that was written is durable: the chain goes on after it.
+    pub fn took(&mut self, entry: &Entry) {
+        self.heads.insert(entry.origin, Head { seq: entry.seq, hash: entry.hash() });
+        self.clock = self.clock.max(entry.open().map(|body| body.at).unwrap_or_default());
+        self.rows += 1;
+    }
+
+    /// Whether it is time to remove old entries.
+    pub fn is_long(&self) -> bool {
+        self.rows >= KEPT + SLACK
+    }
+
+    /// Removes the oldest entries but for the newest `kept`, leaving a signed checkpoint for each chain. Gives how
+    /// many; the caller commits, then calls [`Log::shortened`].
+    pub fn compact(&self, tx: &Connection, kept: u64) -> rusqlite::Result<u64> {
+        let highest: i64 =
+            tx.query_row("SELECT COALESCE(MAX(position), 0) FROM log", [], |row| row.get(0))?;
+        let below = highest.saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
+        let last = "SELECT origin, seq, previous, body, signature, MAX(seq) FROM log WHERE position <= ?1 GROUP BY origin";
+        let removed: Vec<Entry> =
+            tx.prepare(last)?.query_map([below], |row| entry(row))?.collect::<Result<_, _>>()?;
+        for entry in removed {
+            let head = Head { seq: entry.seq, hash: entry.hash() };
+            put_checkpoint(tx, &Checkpoint::sign(self.keys.signing(), entry.origin, head))?;
+        }
+        Ok(tx.execute("DELETE FROM log WHERE position <= ?1", [below])? as u64)
+    }
+
+    /// So many entries are gone for good.
+    pub fn shortened(&mut self, count: u64) {
+        self.rows = self.rows.saturating_sub(count);
+    }
+}
+
+fn insert(tx: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+    let mut put = tx.prepare_cached(
+        "INSERT INTO log (origin, seq, previous, body, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let (origin, seq) = (entry.origin.to_string(), signed(entry.seq));
+    put.execute(params![origin, seq, entry.previous.0, entry.body.0, entry.signature.0])?;
+    Ok(())
+}
+
+fn put_checkpoint(tx: &Connection, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT OR REPLACE INTO log_checkpoints (origin, seq, hash, signature) VALUES (?1, ?2, ?3, ?4)",
+        params![
+            checkpoint.origin.to_string(),
+            signed(checkpoint.head.seq),
+            checkpoint.head.hash,
+            checkpoint.signature.0
+        ],
+    )?;
+    Ok(())
+}
+
+/// SQLite's integers are signed; numbers of entries stay far below that.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(index)?).unwrap_or(0))
+}
+
+fn key(row: &Row<'_>, index: usize) -> rusqlite::Result<SigningKey> {
+    // An altered key becomes one that verifies nothing, so that the entry is reported and not skipped.
+    Ok(row.get::<_, String>(index)?.parse().unwrap_or(SigningKey([0; 32])))
+}
+
+/// Columns origin, seq, previous, body, signature.
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let blob = |index| row.get::<_, Vec<u8>>(index).map(Blob);
+    let (origin, seq) = (key(row, 0)?, unsigned(row, 1)?);
+    Ok(Entry { origin, seq, previous: blob(2)?, body: blob(3)?, signature: blob(4)? })
+}
+
+fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<Checkpoint>> {
+    let mut query = db.prepare("SELECT origin, seq, hash, signature FROM log_checkpoints")?;
+    let read = |row: &Row<'_>| {
+        let head = Head { seq: unsigned(row, 1)?, hash: row.get(2)? };
+        Ok(Checkpoint { origin: key(row, 0)?, head, signature: Blob(row.get(3)?) })
+    };
+    query.query_map([], read)?.collect()
+}
+
+/// The newest entries first, at most `limit`.
+pub fn list(db: &Connection, limit: u32) -> rusqlite::Result<Vec<AuditEntryView>> {
+    let mut query =
+        db.prepare("SELECT origin, seq, previous, body, signature FROM log ORDER BY position DESC LIMIT ?1")?;
+    let shown = |entry: Entry| {
+        let hash = entry.hash().iter().map(|byte| format!("{byte:02x}")).collect();
+        let (origin, seq) = (entry.origin, entry.seq);
+        match entry.open() {
+            Ok(body) => AuditEntryView {
+                origin,
+                seq,
+                at: body.at.secs,
+                actor: body.actor.to_string(),
+                operation: body.operation,
+                changes: body.changes.iter().map(log::summary).collect(),
+                hash,
+            },
+            Err(error) => AuditEntryView {
+                origin,
+                seq,
+                at: 0,
+                actor: "?".into(),
+                operation: "unreadable".into(),
+                changes: vec![error.to_string()],
+                hash,
+            },
+        }
+    };
+    query.query_map([limit], |row| entry(row))?.map(|entry| entry.map(shown)).collect()
+}
+
+/// Follows every chain from its first entry or checkpoint to its end. `hubs` are the keys that may sign; the first is
+/// this hub's own.
+pub fn verify(db: &Connection, hubs: &[SigningKey]) -> rusqlite::Result<AuditReport> {
+    let mut report = AuditReport { entries: 0, hubs: BTreeMap::new(), fault: None };
+    let mut heads: BTreeMap<SigningKey, Head> = BTreeMap::new();
+    for checkpoint in checkpoints(db)? {
+        if !hubs.first().is_some_and(|own| checkpoint.is_by(own)) {
+            let (origin, seq) = (checkpoint.origin, checkpoint.head.seq);
+            let why = "the checkpoint's signature is not this hub's: it was altered".into();
+            report.fault = Some(AuditFault { origin, seq, why });
+            return Ok(report);
+        }
+        heads.insert(checkpoint.origin, checkpoint.head);
+    }
+    let mut query = db.prepare("SELECT origin, seq, previous, body, signature FROM log ORDER BY position")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let entry = entry(row)?;
+        let head = heads.get(&entry.origin).copied().unwrap_or_default();
+        let followed = match hubs.contains(&entry.origin) {
+            true => entry.follow(&head).and_then(|head| entry.open().map(|_| head)),
+            false => Err(ChainError::Signature),
+        };
+        match followed {
+            Ok(head) => drop(heads.insert(entry.origin, head)),
+            Err(error) => {
+                let (origin, seq) = (entry.origin, entry.seq);
+                report.fault = Some(AuditFault { origin, seq, why: error.to_string() });
+                break;
+            }
+        }
+        report.entries += 1;
+    }
+    report.hubs = heads.into_iter().map(|(origin, head)| (origin.to_string(), head.seq)).collect();
+    Ok(report)
+}
+
+/// Whether the log was begun in this file.
+pub fn is_empty(db: &Connection) -> rusqlite::Result<bool> {
+    let any = "SELECT 1 FROM log UNION ALL SELECT 1 FROM log_checkpoints LIMIT 1";
+    Ok(db.query_row(any, [], |_| Ok(())).optional()?.is_none())
+}
