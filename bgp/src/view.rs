@@ -207,4 +207,6 @@ pub struct BestPaths {
     pub routes: BTreeMap<Prefix, BestPath>,
     /// Whether any learned route is stale, or no session is up: the picture may be old.
     pub stale: bool,
+    /// Whether a neighbour whose session is up has sent its whole table (End-of-RIB, RFC 4724 section 2).
+    pub whole: bool,
 }

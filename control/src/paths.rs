@@ -86,6 +86,11 @@ impl Paths {
         self.state.join("admission.json")
     }
 
+    /// The remote clients that the leaf last routed to.
+    pub fn remembered_routes(&self) -> PathBuf {
+        self.state.join("routes.json")
+    }
+
     /// The federation's store (SQLite).
     pub fn federation(&self) -> PathBuf {
         self.state.join("federation.sqlite")

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::leaf::{self, Underlay};
 use crate::membership::{self, Membership};
+use crate::remembered::{self, Remembered};
 use crate::settings::Settings;
 
 /// How often the path to the hub is measured again.
@@ -91,6 +92,10 @@ pub struct Converge {
     pub speaker: watch::Sender<Option<Speaker>>,
     /// What was wished last.
     pub current: watch::Sender<Option<Current>>,
+    /// The paths in force: the speaker's, and at first the remembered ones.
+    pub in_force: watch::Sender<Arc<BestPaths>>,
+    /// The routes of the last session, until a hub's whole table is there.
+    pub remembered: Option<Remembered>,
     /// The UDP port of WireGuard.
     pub listen_port: u16,
     /// The speaker as configured.
@@ -121,7 +126,11 @@ impl Converge {
                     router = best.as_ref().map(|_| (admission.overlay, admission.topology.asn));
                 }
                 if let (Some(best), Some((_, underlay))) = (&mut best, underlay) {
-                    let paths = best.borrow_and_update().clone();
+                    let live = best.borrow_and_update().clone();
+                    let membership = self.membership.borrow().clone();
+                    let paths =
+                        remembered::in_force(&mut self.remembered, &membership, admission.overlay, live);
+                    self.in_force.send_replace(paths.clone());
                     self.apply(&admission, &keys, &paths, underlay).await;
                 }
             }
@@ -131,7 +140,12 @@ impl Converge {
                     None => std::future::pending().await,
                 }
             };
+            let forget = self.remembered.as_ref().map(|_| {
+                // Never at once again: without a path to the hub there is nothing to apply them to yet.
+                remembered::time_left(&self.membership.borrow()).max(Duration::from_secs(1))
+            });
             tokio::select! {
+                () = tokio::time::sleep(forget.unwrap_or_default()), if forget.is_some() => {}
                 changed = self.membership.changed() => if changed.is_err() { return },
                 changed = self.settings.changed() => if changed.is_err() { return },
                 changed = self.keys.changed() => if changed.is_err() { return },

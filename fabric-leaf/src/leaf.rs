@@ -113,7 +113,7 @@ pub fn originated(admission: &Admission) -> Vec<bgp::io::Originated> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use bgp::view::BestPath;
     use enrollment::claim::Claim;
@@ -121,7 +121,8 @@ mod tests {
     use enrollment::topology::{HubNode, Topology};
     use proptest::prelude::*;
 
-    fn admission(own: &[Ipv4Addr]) -> Admission {
+    /// The aws leaf at 10.255.0.2 with these claims, fail static 12 h.
+    pub(crate) fn admission(own: &[Ipv4Addr]) -> Admission {
         let hub = HubNode {
             name: "hub".parse().unwrap(),
             overlay: Ipv4Addr::new(10, 255, 0, 1),
@@ -184,7 +185,7 @@ mod tests {
             let routes = learned.iter().filter_map(|(&(a, len), &owner)| {
                 Some((Prefix::new(a.into(), len)?, path(owner)))
             });
-            let best = BestPaths { generation: 1, routes: routes.collect(), stale: false };
+            let best = BestPaths { generation: 1, routes: routes.collect(), stale: false, whole: true };
             let capture = CaptureKind::ProxyArp("eth0".into());
             let underlay = Underlay { path_mtu: 1400, ipv6: false };
             let key = PrivateKey::from_bytes([9; 32]);
@@ -220,6 +221,7 @@ mod tests {
                 path(Ipv4Addr::new(10, 255, 0, 3)),
             )]),
             stale: false,
+            whole: true,
         };
         let underlay = Underlay { path_mtu: 1400, ipv6: false };
         let key = PrivateKey::from_bytes([9; 32]);

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `leaf` (the pure meeting point), `run` (who owns what), `membership` (admission, lease and
 //! claims), `enroll` (one enrollment, step by step), `converge` (from membership and best paths to the kernel),
-//! `settings`, `probe`, `http` and `status` (the administration socket).
+//! `remembered` (the routes over a restart), `settings`, `probe`, `http` and `status` (the administration socket).
 
 mod converge;
 mod enroll;
@@ -11,6 +11,7 @@ mod http;
 mod leaf;
 mod membership;
 mod probe;
+mod remembered;
 mod run;
 mod settings;
 mod status;

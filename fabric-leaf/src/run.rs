@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::io::Speaker;
+use bgp::io::{BestPaths, Speaker};
 use control::daemon::{PidFile, stop_signal};
 use control::{Node, Paths};
 use dataplane::io::Dataplane;
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::converge::{Converge, Wishes};
 use crate::enroll::Enroller;
 use crate::membership::{Ask, Membership, Owner};
+use crate::remembered::{self, Remembered};
 use crate::settings::{self, Settings};
 use crate::{http, leaf};
 
@@ -107,10 +108,12 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     let (membership_tell, membership) = watch::channel(Membership { state, ..Membership::default() });
     let (speaker_tell, speaker) = watch::channel(None);
     let (current_tell, current) = watch::channel(None);
+    let (in_force_tell, in_force) = watch::channel(Arc::default());
     let (asks, asked) = mpsc::channel(ASK_QUEUE);
 
     let wished = wished_claims(settings_seen.clone(), federation.claims());
-    tokio::spawn(captured(membership.clone(), speaker.clone(), federation.clone()));
+    tokio::spawn(captured(membership.clone(), in_force.clone(), federation.clone()));
+    tokio::spawn(remembered::keep(paths.remembered_routes(), membership.clone(), in_force));
     let converge = Converge {
         membership: membership.clone(),
         settings: settings_seen,
@@ -118,6 +121,8 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         wishes: wishes.clone(),
         speaker: speaker_tell,
         current: current_tell,
+        in_force: in_force_tell,
+        remembered: Remembered::load(&paths.remembered_routes()),
         listen_port: port,
         router: config.router.spec.clone(),
         peers: config.peers.clone(),
@@ -180,28 +185,19 @@ fn wished_claims(
 /// Tells the federation which addresses this leaf captures: those are never its own clients (no feedback loop).
 async fn captured(
     membership: watch::Receiver<Membership>,
-    mut speaker: watch::Receiver<Option<Speaker>>,
+    mut in_force: watch::Receiver<Arc<BestPaths>>,
     federation: Federation,
 ) {
     loop {
-        let now = speaker.borrow_and_update().clone();
-        if let Some(now) = now {
-            let mut best = now.best_paths();
-            loop {
-                let paths = best.borrow_and_update().clone();
-                let state = membership.borrow().state.clone();
-                if let Some(state) = state {
-                    let remote = leaf::remote_clients(&state.admission, &paths).into_keys().collect();
-                    if let Err(refusal) = federation.set_captured(remote).await {
-                        tracing::error!("events: {refusal}");
-                    }
-                }
-                tokio::select! {
-                    changed = best.changed() => if changed.is_err() { break },
-                    changed = speaker.changed() => if changed.is_err() { return } else { break },
-                }
+        let paths = in_force.borrow_and_update().clone();
+        let state = membership.borrow().state.clone();
+        if let Some(state) = state {
+            let remote = leaf::remote_clients(&state.admission, &paths).into_keys().collect();
+            if let Err(refusal) = federation.set_captured(remote).await {
+                tracing::error!("events: {refusal}");
             }
-        } else if speaker.changed().await.is_err() {
+        }
+        if in_force.changed().await.is_err() {
             return;
         }
     }

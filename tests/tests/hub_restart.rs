@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         vec![
             case("killed_and_started_again_the_fabric_loses_nothing_for_longer_than_the_restart", restart),
             case("while_the_hub_is_away_leaves_keep_their_routes", fail_static),
+            case("a_leaf_that_restarts_while_the_hub_is_away_has_its_last_routes", reborn),
         ],
     )
 }
@@ -82,4 +83,22 @@ async fn fail_static(f: Arc<Fabric>) -> Check {
     eventually(LIMIT, || points::leaves_are_ready(&f.lab)).await?;
     eventually(LIMIT, || points::all_pairs_pass(&f.lab)).await?;
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+async fn reborn(f: Arc<Fabric>) -> Check {
+    stop(&f.lab, "hub", Signal::SIGKILL).await?;
+    stop(&f.lab, "aws-leaf", Signal::SIGKILL).await?;
+    start(&f.lab, "aws-leaf").await?;
+    let aws = SITES.iter().find(|site| site.name == "aws").ok_or("no aws site")?;
+    let restored = eventually(LIMIT, || async {
+        match kernel_clients(&f.lab, aws).await? {
+            routes if routes == other_clients(aws) => Ok(()),
+            routes => Err(format!("the restarted leaf has routes to {routes:?}")),
+        }
+    })
+    .await;
+    start(&f.lab, "hub").await?;
+    eventually(LIMIT, || points::leaves_are_ready(&f.lab)).await?;
+    eventually(LIMIT, || points::all_pairs_pass(&f.lab)).await?;
+    restored.map(drop)
 }

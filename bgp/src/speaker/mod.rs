@@ -84,6 +84,8 @@ struct Conn {
     uid: u64,
     policy: Option<Arc<ImportPolicy>>,
     established_at: Millis,
+    /// Families of which the peer has sent everything: End-of-RIB came, or none is to come.
+    ended: [bool; 2],
     /// Rejected announcements that were too many to be kept.
     unkept: u64,
     totals: Totals,
@@ -222,6 +224,7 @@ impl Speaker {
             uid: 0,
             policy,
             established_at: 0,
+            ended: [false; 2],
             unkept: 0,
             totals: Totals::default(),
         };

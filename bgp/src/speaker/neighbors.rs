@@ -123,6 +123,7 @@ impl Speaker {
             conn.source = Some(source);
             conn.uid = uid;
             conn.established_at = now;
+            conn.ended = negotiated.families.map(|on| !on || negotiated.graceful_restart.is_none());
             let families = negotiated.families;
             conn.out.join(Member { uid, client, families, extended: negotiated.extended }, head);
             conn.out.snapshot = families.map(|on| on.then_some(0));
@@ -151,13 +152,12 @@ impl Speaker {
 
     /// The peer has sent everything of a family: what is stale still, is gone.
     pub(super) fn end_of_rib_from(&mut self, slot: usize, family: Family) {
-        let Some(conn) = self.conn(slot) else { return };
+        let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
         let Some(source) = conn.source else { return };
         let key = conn.peer.clone();
-        let last = conn.session.negotiated().is_some_and(|n| {
-            let named: Vec<Family> = Family::ALL.into_iter().filter(|f| n.families[f.index()]).collect();
-            named.last() == Some(&family)
-        });
+        conn.ended[family.index()] = true;
+        // No order of the families is prescribed (RFC 4724 section 2).
+        let last = conn.ended == [true; 2];
         self.purge_family(source, family, true);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let address = peer.address;

@@ -162,7 +162,8 @@ impl Speaker {
         let up = |c: &super::Conn| c.session.state() == State::Established;
         let nobody = !self.peers.is_empty() && !self.conns.iter().flatten().any(up);
         let stale = nobody || routes.values().any(|r: &BestPath| r.stale);
-        Some(Arc::new(BestPaths { generation: self.generation, routes, stale }))
+        let whole = self.conns.iter().flatten().any(|c| c.source.is_some() && c.ended == [true; 2]);
+        Some(Arc::new(BestPaths { generation: self.generation, routes, stale, whole }))
     }
 
     fn collect_best<A: Address>(&self, table: &Table<A>, routes: &mut BTreeMap<Prefix, BestPath>) {

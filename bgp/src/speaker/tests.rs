@@ -387,7 +387,7 @@ fn a_hub_that_dies_or_shuts_down_leaves_its_routes_at_the_leaf() {
         leaf.flush();
         let paths = leaf.take_best_paths().unwrap();
         assert_eq!(paths.routes.len(), 3);
-        assert!(!paths.stale && paths.routes[&host(50)].local);
+        assert!(!paths.stale && !paths.whole && paths.routes[&host(50)].local);
         if orderly {
             let mut last = Vec::new();
             Notification::cease_with_text(2, "upgrade").encode(&mut last);
@@ -410,7 +410,12 @@ fn a_hub_that_dies_or_shuts_down_leaves_its_routes_at_the_leaf() {
         leaf.flush();
         let paths = leaf.take_best_paths().unwrap();
         assert_eq!(paths.routes.len(), 2, "then what was not repeated goes");
-        assert!(!paths.stale);
+        assert!(!paths.stale && !paths.whole, "IPv6 is to come");
+        end.clear();
+        crate::message::put_end_of_rib(Family::Ipv6, &mut end);
+        hub.send(&mut leaf, &end, 1300);
+        leaf.flush();
+        assert!(leaf.take_best_paths().unwrap().whole);
         leaf.closed(hub.id, "reset", 2000);
         let limit = 2000 + 1000 * u64::from(fail_static_secs.max(120));
         leaf.tick(limit - 1);
