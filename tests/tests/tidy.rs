@@ -236,7 +236,8 @@ fn nothing_is_left_open() {
 fn no_machine_paths() {
     let needles = [concat!("/wo", "rk/"), concat!("/ro", "ot/.cargo")];
     let mut found = Vec::new();
-    files(&root(), &|name| name != "Cargo.lock", &mut found);
+    // In a linked worktree `.git` is a file.
+    files(&root(), &|name| !["Cargo.lock", ".git"].contains(&name), &mut found);
     let text =
         |path: &PathBuf| String::from_utf8(std::fs::read(path).unwrap_or_default()).unwrap_or_default();
     let wrong: Vec<_> = found.into_iter().filter(|p| needles.iter().any(|n| text(p).contains(n))).collect();
