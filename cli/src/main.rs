@@ -12,6 +12,7 @@ mod context;
 mod failure;
 mod io;
 mod output;
+mod qr;
 mod text;
 
 use clap::Parser;

@@ -10,11 +10,18 @@
 //! | `GET /v1/bgp/rejected` | both | list of `bgp::view::RejectedView` |
 //! | `POST /v1/invites` | hub | [`NewInvite`] → [`InviteAnswer`] |
 //! | `GET /v1/invites` | hub | list of `enrollment::view::InviteView` |
+//! | `POST /v1/invites/{id}/revoke` | hub | [`Done`] |
+//! | `GET /v1/pending` | hub | list of `enrollment::view::PendingView` |
+//! | `POST /v1/pending/{fingerprint or site}/approve`, `…/deny` | hub | [`Done`] |
 //! | `GET /v1/leaves` | hub | list of `enrollment::view::LeafView` |
 //! | `POST /v1/leaves/{name}/revoke` | hub | [`Done`] |
 //! | `GET /v1/claims` | both | list of `enrollment::view::ClaimView` |
 //! | `GET /v1/audit` | hub | [`AuditPage`] → list of `enrollment::view::AuditEntryView`, newest first |
 //! | `GET /v1/audit/verify` | hub | `enrollment::view::AuditReport` |
+//! | `GET /v1/claims/history` | hub | [`HistoryFilter`] → list of `enrollment::view::ClaimHistoryView` |
+//! | `POST /v1/claims/move` | hub | [`MoveClaim`] → [`Done`] |
+//! | `POST /v1/claims/add`, `/v1/claims/release` | leaf | [`ClaimWord`] → [`Done`] |
+//! | `POST /v1/leave`, `/v1/rotate` | leaf | [`Done`] |
 //! | `POST /v1/enroll` | leaf | [`EnrollRequest`] → lines of [`EnrollProgress`] |
 //! | `POST /v1/events` | leaf | [`NewEvent`] → [`EventAnswer`] |
 //! | `GET /v1/events` | leaf | list of `federation::view::EventView` |
@@ -146,6 +153,40 @@ pub struct NewInvite {
     pub expires_secs: u64,
     /// How many leaves it admits.
     pub uses: u32,
+    /// Prefixes of the underlay from which it may be used; empty: any.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// Whether a person approves each machine.
+    #[serde(default)]
+    pub approve: bool,
+    /// Whether its machine takes the place of the one enrolled under the site's name.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// Narrows `GET /v1/claims/history`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct HistoryFilter {
+    /// Only this address.
+    pub address: Option<Ipv4Addr>,
+    /// At most so many entries, the newest first.
+    pub limit: Option<u32>,
+}
+
+/// Gives an owned address to another leaf.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MoveClaim {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The new owner's name.
+    pub to: String,
+}
+
+/// An address that a leaf shall own, or own no longer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClaimWord {
+    /// The address.
+    pub address: Ipv4Addr,
 }
 
 /// The invite, shown once. Its text is a secret until it is spent.
@@ -172,6 +213,9 @@ pub struct EnrollRequest {
     pub capture_interface: Option<String>,
     /// `none` or `proxy-arp`; none given: as configured.
     pub capture: Option<String>,
+    /// Take the place of the machine that is enrolled under the invite's site.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// One line of an enrollment's progress.

@@ -1,13 +1,15 @@
 //! The judgement: state, request and time in; changes or a refusal out. Nothing here touches the outside.
 
+use crate::approval::{Gate, gate};
 use crate::claim::{Claim, ClaimStep};
 use crate::identity::LeafName;
+use crate::life;
 use crate::policy::InviteOrder;
 use crate::reason::{ReasonCode, Refusal};
-use crate::registry::{Change, InviteRecord, InviteStatus, Leaf, Revoked, State};
+use crate::registry::{Change, InviteRecord, InviteStatus, Leaf, State};
 use crate::wire::{
-    AddClaimRequest, EnrollRequest, Envelope, Head, Operation, POSSESSION_DOMAIN, ReleaseClaimRequest,
-    RenewRequest,
+    AddClaimRequest, EnrollRequest, Envelope, Head, LeaveRequest, Operation, POSSESSION_DOMAIN,
+    ReleaseClaimRequest, RenewRequest, RotateRequest,
 };
 use crate::{identity::InviteId, invite::Invite, invite::InviteSecret};
 use std::collections::BTreeSet;
@@ -21,6 +23,29 @@ pub struct Decision {
     pub leaf: LeafName,
     /// To be stored in one transaction, then applied.
     pub changes: Vec<Change>,
+    /// What the leaf is told instead of its admission, once the changes are stored.
+    pub refusal: Option<Refusal>,
+}
+
+impl Decision {
+    fn granted(leaf: &LeafName, changes: Vec<Change>) -> Self {
+        Self { leaf: leaf.clone(), changes, refusal: None }
+    }
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The address inside the tunnel, or of the connection.
+    pub source: IpAddr,
+    /// The address on the underlay, where the hub could tell.
+    pub underlay: Option<IpAddr>,
+}
+
+impl From<IpAddr> for Origin {
+    fn from(source: IpAddr) -> Self {
+        Self { source, underlay: None }
+    }
 }
 
 fn refuse<T>(code: ReasonCode) -> Result<T, Refusal> {
@@ -29,7 +54,13 @@ fn refuse<T>(code: ReasonCode) -> Result<T, Refusal> {
 
 /// Judges a first request. The challenge has been used up by the caller; everything else is judged here, the
 /// signature before anything that would tell a stranger about the registry.
-pub fn enroll(state: &State, envelope: &Envelope, source: IpAddr, now: u64) -> Result<Decision, Refusal> {
+pub fn enroll(
+    state: &State,
+    envelope: &Envelope,
+    origin: impl Into<Origin>,
+    now: u64,
+) -> Result<Decision, Refusal> {
+    let origin = origin.into();
     let request: EnrollRequest = envelope.open()?;
     let Some(invite) = state.invite(&request.invite) else {
         return refuse(ReasonCode::InviteUnknown);
@@ -46,15 +77,21 @@ pub fn enroll(state: &State, envelope: &Envelope, source: IpAddr, now: u64) -> R
         return refuse(ReasonCode::WrongHub);
     }
     let known = leaf_of_keys(state, &request)?;
-    check_enroll_source(state, invite, known.as_deref(), source)?;
+    check_enroll_source(state, invite, known.as_deref(), origin)?;
     let mut changes = Vec::new();
     let leaf = match known {
         Some(leaf) => enroll_again(state, invite, &leaf, now, &mut changes)?,
-        None => enroll_new(state, invite, &request, now, &mut changes)?,
+        None => match gate(state, invite, &request, origin.underlay, now)? {
+            Gate::Open(before) => enroll_new(state, invite, &request, before, now, &mut changes)?,
+            Gate::Wait(changes, refusal) => {
+                check_open(invite, now)?;
+                return Ok(Decision { leaf: invite.site.clone(), changes, refusal: Some(refusal) });
+            }
+        },
     };
     let wanted: BTreeSet<Ipv4Addr> = request.claims.iter().copied().collect();
     add_claims(state, &leaf, &wanted, now, &mut changes)?;
-    Ok(Decision { leaf: leaf.name.clone(), changes })
+    Ok(Decision::granted(&leaf.name, changes))
 }
 
 /// The leaf that has both keys of the request; none if neither is known.
@@ -84,18 +121,29 @@ fn check_enroll_source(
     state: &State,
     invite: &InviteRecord,
     known: Option<&Leaf>,
-    source: IpAddr,
+    origin: Origin,
 ) -> Result<(), Refusal> {
+    let source = origin.source;
     let own_foyer = source == IpAddr::V4(invite.foyer);
     let own_overlay = known.is_some_and(|leaf| source == IpAddr::V4(leaf.overlay));
     let foyer = matches!(source, IpAddr::V4(ip) if state.settings.foyer_prefix.contains(&ip));
-    if own_overlay || (foyer && own_foyer) {
-        Ok(())
-    } else {
+    if !(own_overlay || (foyer && own_foyer)) {
         let message =
             format!("{source} is neither this invite's foyer address nor this leaf's overlay address");
-        Err(Refusal::new(ReasonCode::SourceForbidden, message))
+        return Err(Refusal::new(ReasonCode::SourceForbidden, message));
     }
+    // A leaf that speaks through its own tunnel was judged when it joined.
+    if own_overlay || invite.sources.is_empty() {
+        return Ok(());
+    }
+    let message = match origin.underlay {
+        Some(underlay) if invite.sources.iter().any(|prefix| prefix.contains(&underlay)) => return Ok(()),
+        Some(underlay) => format!("the invite does not hold for {underlay}"),
+        None => {
+            "the hub cannot tell this machine's underlay address, and the invite holds for some only".into()
+        }
+    };
+    Err(Refusal::new(ReasonCode::UnderlayForbidden, message))
 }
 
 fn check_open(invite: &InviteRecord, now: u64) -> Result<(), Refusal> {
@@ -149,12 +197,30 @@ fn enroll_new(
     state: &State,
     invite: &InviteRecord,
     request: &EnrollRequest,
+    replaced: Option<Arc<Leaf>>,
     now: u64,
     changes: &mut Vec<Change>,
 ) -> Result<Arc<Leaf>, Refusal> {
-    check_open(invite, now)?;
-    let name = new_name(state, invite)?;
-    // A revoked leaf's place comes back to the new machine of its site.
+    let approved = state.pending(&request.signing_key).is_some();
+    // A person's word may come after the invite's time; it must not come after its withdrawal or last use.
+    if !(approved && invite.status(now) == InviteStatus::Expired) {
+        check_open(invite, now)?;
+    }
+    if approved {
+        changes.push(Change::PendingGone(request.signing_key));
+    }
+    let name = match &replaced {
+        Some(leaf) => leaf.name.clone(),
+        None => new_name(state, invite)?,
+    };
+    let (mut permitted, mut max_claims) = (invite.permitted.clone(), invite.max_claims);
+    if let Some(leaf) = &replaced {
+        changes.extend(life::revoke_keys(leaf));
+        permitted.extend(leaf.permitted.iter().filter(|prefix| !invite.permitted.contains(prefix)));
+        permitted.sort();
+        max_claims = max_claims.max(leaf.max_claims);
+    }
+    // A revoked or replaced leaf's place comes back to the new machine of its site.
     let before = state.leaf(&name);
     let overlay = match before {
         Some(before) => before.overlay,
@@ -166,14 +232,16 @@ fn enroll_new(
         overlay,
         wireguard_key: request.wireguard_key,
         signing_key: request.signing_key,
-        permitted: invite.permitted.clone(),
-        max_claims: invite.max_claims,
+        permitted,
+        max_claims,
         counter: 0,
         invite: invite.id,
         enrolled_at: now,
         valid_until: now.saturating_add(state.settings.lease_secs),
         last_seen: now,
         revoked: None,
+        former: None,
+        keys_since: now,
     });
     changes.push(spend(invite, now));
     changes.push(Change::Leaf(leaf.clone()));
@@ -222,20 +290,31 @@ fn add_claims(
             }
             return Err(Refusal::conflict(*address, owner));
         }
-        state.settings.check_client_address(*address)?;
-        if !leaf.permitted.iter().any(|prefix| prefix.contains(address)) {
-            let permitted: Vec<String> = leaf.permitted.iter().map(ToString::to_string).collect();
-            let message = format!("{address} is outside {}", permitted.join(", "));
-            return Err(Refusal::new(ReasonCode::ClaimNotPermitted, message).about(*address));
-        }
         count += 1;
-        if count > leaf.max_claims as usize {
-            let message = format!("{address} would be claim number {count} of at most {}", leaf.max_claims);
-            return Err(Refusal::new(ReasonCode::ClaimLimit, message).about(*address));
-        }
+        client_refusal(state, leaf, *address, count)?;
         generation += 1;
         let claim = Claim { generation, since: now };
         changes.push(Change::ClaimAdded { address: *address, leaf: leaf.name.clone(), claim });
+    }
+    Ok(())
+}
+
+/// Whether a leaf may own an address as its claim number `count`.
+pub(crate) fn client_refusal(
+    state: &State,
+    leaf: &Leaf,
+    address: Ipv4Addr,
+    count: usize,
+) -> Result<(), Refusal> {
+    state.settings.check_client_address(address)?;
+    if !leaf.permitted.iter().any(|prefix| prefix.contains(&address)) {
+        let permitted: Vec<String> = leaf.permitted.iter().map(ToString::to_string).collect();
+        let message = format!("{address} is outside {}", permitted.join(", "));
+        return Err(Refusal::new(ReasonCode::ClaimNotPermitted, message).about(address));
+    }
+    if count > leaf.max_claims as usize {
+        let message = format!("{address} would be claim number {count} of at most {}", leaf.max_claims);
+        return Err(Refusal::new(ReasonCode::ClaimLimit, message).about(address));
     }
     Ok(())
 }
@@ -251,27 +330,39 @@ pub fn leaf_request(
     match operation {
         Operation::Topology => {
             let request: RenewRequest = envelope.open()?;
-            let leaf = speaker(state, operation, &request.head, envelope, source)?;
-            Ok(Decision { leaf: leaf.name.clone(), changes: Vec::new() })
+            let leaf = speaker(state, operation, &request.head, envelope, source, now)?;
+            Ok(Decision::granted(&leaf.name, Vec::new()))
         }
         Operation::Renew => {
             let request: RenewRequest = envelope.open()?;
-            let leaf = counted(state, operation, &request.head, envelope, source)?;
-            Ok(Decision { changes: vec![seen(state, leaf, &request.head, now)], leaf: leaf.name.clone() })
+            let leaf = counted(state, operation, &request.head, envelope, source, now)?;
+            Ok(Decision::granted(&leaf.name, vec![seen(state, leaf, &request.head, now)]))
         }
         Operation::AddClaim => {
             let request: AddClaimRequest = envelope.open()?;
-            let leaf = counted(state, operation, &request.head, envelope, source)?;
+            let leaf = counted(state, operation, &request.head, envelope, source, now)?;
             let mut changes = vec![seen(state, leaf, &request.head, now)];
             add_claims(state, leaf, &BTreeSet::from([request.address]), now, &mut changes)?;
-            Ok(Decision { leaf: leaf.name.clone(), changes })
+            Ok(Decision::granted(&leaf.name, changes))
         }
         Operation::ReleaseClaim => {
             let request: ReleaseClaimRequest = envelope.open()?;
-            let leaf = counted(state, operation, &request.head, envelope, source)?;
+            let leaf = counted(state, operation, &request.head, envelope, source, now)?;
             let mut changes = vec![seen(state, leaf, &request.head, now)];
             changes.push(release(state, leaf, &request)?);
-            Ok(Decision { leaf: leaf.name.clone(), changes })
+            Ok(Decision::granted(&leaf.name, changes))
+        }
+        Operation::Rotate => {
+            let request: RotateRequest = envelope.open()?;
+            let leaf = counted(state, operation, &request.head, envelope, source, now)?;
+            let seen = seen_leaf(state, leaf, &request.head, now);
+            Ok(Decision::granted(&leaf.name, life::rotate(state, seen, &request, envelope, now)?))
+        }
+        Operation::Leave => {
+            let request: LeaveRequest = envelope.open()?;
+            let leaf = counted(state, operation, &request.head, envelope, source, now)?;
+            let seen = seen_leaf(state, leaf, &request.head, now);
+            Ok(Decision::granted(&leaf.name, life::leave(state, &seen, now)))
         }
         Operation::Challenge | Operation::Enroll => refuse(ReasonCode::EndpointUnknown),
     }
@@ -284,6 +375,7 @@ fn speaker<'a>(
     head: &Head,
     envelope: &Envelope,
     source: IpAddr,
+    now: u64,
 ) -> Result<&'a Arc<Leaf>, Refusal> {
     let Some(leaf) = state.leaf(&head.leaf) else {
         return refuse(ReasonCode::LeafUnknown);
@@ -292,12 +384,13 @@ fn speaker<'a>(
     let signed_by = |key: &crate::identity::SigningKey| {
         key.verify(operation.request_domain(), payload, &envelope.signature.0)
     };
-    if !signed_by(&leaf.signing_key) {
+    let former = leaf.former.as_ref().filter(|former| now < former.until);
+    if !signed_by(&leaf.signing_key) && !former.is_some_and(|former| signed_by(&former.signing_key)) {
         let revoked = state.revoked_signing_keys(&head.leaf).any(signed_by);
         return refuse(if revoked { ReasonCode::LeaseRevoked } else { ReasonCode::SignatureInvalid });
     }
-    if leaf.revoked.is_some() {
-        return refuse(ReasonCode::LeaseRevoked);
+    if let Some(revoked) = leaf.revoked {
+        return refuse(if revoked.left { ReasonCode::LeafLeft } else { ReasonCode::LeaseRevoked });
     }
     if head.hub != state.settings.signing_key {
         return refuse(ReasonCode::WrongHub);
@@ -316,8 +409,9 @@ fn counted<'a>(
     head: &Head,
     envelope: &Envelope,
     source: IpAddr,
+    now: u64,
 ) -> Result<&'a Arc<Leaf>, Refusal> {
-    let leaf = speaker(state, operation, head, envelope, source)?;
+    let leaf = speaker(state, operation, head, envelope, source, now)?;
     // The largest counter is kept out, so that one request cannot end a leaf's counting.
     if head.counter <= leaf.counter || head.counter > leaf.counter.saturating_add(1 << 32) {
         let message = format!("counter {} does not follow {}", head.counter, leaf.counter);
@@ -330,13 +424,30 @@ fn counted<'a>(
 
 /// The leaf after a request: its counter moved on and its lease prolonged.
 fn seen(state: &State, leaf: &Leaf, head: &Head, now: u64) -> Change {
+    Change::Leaf(Arc::new(seen_leaf(state, leaf, head, now)))
+}
+
+fn seen_leaf(state: &State, leaf: &Leaf, head: &Head, now: u64) -> Leaf {
     let valid_until = leaf.valid_until.max(now.saturating_add(state.settings.lease_secs));
-    Change::Leaf(Arc::new(Leaf { counter: head.counter, last_seen: now, valid_until, ..leaf.clone() }))
+    Leaf { counter: head.counter, last_seen: now, valid_until, ..leaf.clone() }
 }
 
 fn release(state: &State, leaf: &Leaf, request: &ReleaseClaimRequest) -> Result<Change, Refusal> {
     let owned = state.owner(&request.address).filter(|(owner, _)| *owner == leaf.name);
     let Some((_, claim)) = owned else {
+        let moved = state.moves.get(&request.address).filter(|moving| moving.from == leaf.name);
+        if moved.is_some() {
+            // The former owner lets go before the new one's route is there: the move is over.
+            return Ok(Change::MoveDone(request.address));
+        }
+        if let (Some((owner, claim)), Some(old)) = (state.owner(&request.address), request.generation)
+            && old < claim.generation
+        {
+            let message = format!("the claim has generation {} and is {owner}'s", claim.generation);
+            let mut refusal = Refusal::new(ReasonCode::ClaimStale, message).about(request.address);
+            refusal.owner = Some(owner.to_string());
+            return Err(refusal);
+        }
         let message = format!("{} does not own {}", leaf.name, request.address);
         return Err(Refusal::new(ReasonCode::ClaimUnknown, message).about(request.address));
     };
@@ -376,6 +487,9 @@ pub fn invite(
         expires_at: now.saturating_add(order.expires_in_secs),
         spent_at: None,
         revoked_at: None,
+        sources: order.sources,
+        approve: order.approve,
+        replace: order.replace,
     };
     let hub = &state.settings;
     let invite = Invite {
@@ -406,31 +520,4 @@ pub fn revoke_invite(state: &State, id: &InviteId, now: u64) -> Result<Vec<Chang
         return Ok(Vec::new());
     }
     Ok(vec![Change::Invite(Arc::new(InviteRecord { revoked_at: Some(now), ..InviteRecord::clone(invite) }))])
-}
-
-/// Revokes a leaf: its keys never come back, its claims are free, and the invite that it joined by is closed.
-/// Doing it again changes nothing.
-pub fn revoke(state: &State, name: &LeafName, now: u64) -> Result<Decision, Refusal> {
-    let Some(leaf) = state.leaf(name) else {
-        return Err(Refusal::new(ReasonCode::LeafUnknown, format!("there is no leaf {name}")));
-    };
-    let mut changes = Vec::new();
-    if leaf.revoked.is_none() {
-        for (address, claim) in state.claims_of(name) {
-            changes.push(Change::ClaimRemoved {
-                address,
-                leaf: name.clone(),
-                claim,
-                step: ClaimStep::Revoked,
-            });
-        }
-        let revoked = Some(Revoked { at: now, generation: state.generation });
-        changes.push(Change::Leaf(Arc::new(Leaf { revoked, ..Leaf::clone(leaf) })));
-        let (wireguard_key, signing_key) = (leaf.wireguard_key, leaf.signing_key);
-        changes.push(Change::KeysRevoked { leaf: name.clone(), wireguard_key, signing_key });
-        if state.invite(&leaf.invite).is_some_and(|invite| invite.status(now) == InviteStatus::Open) {
-            changes.extend(revoke_invite(state, &leaf.invite, now)?);
-        }
-    }
-    Ok(Decision { leaf: name.clone(), changes })
 }

@@ -1,5 +1,6 @@
 //! Claims: which leaf owns which `/32`.
 
+use crate::identity::LeafName;
 use serde::{Deserialize, Serialize};
 
 /// An owned `/32`.
@@ -21,15 +22,47 @@ pub enum ClaimStep {
     Released,
     /// The owner was revoked.
     Revoked,
+    /// It was moved to another leaf.
+    Moved,
+    /// The owner left the fabric.
+    Left,
+    /// The owner had been gone for so long that it was forgotten.
+    Forgotten,
+}
+
+/// A move under way: until the new owner's route is there, the former owner's stays (make before break).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// Who owned it.
+    pub from: LeafName,
+    /// The claim that ended with the move.
+    pub former: Claim,
+    /// Who owns it.
+    pub to: LeafName,
+    /// When it ends at the latest, seconds since 1970 on the hub's clock.
+    pub until: u64,
 }
 
 impl ClaimStep {
+    /// Every step.
+    pub const ALL: [ClaimStep; 6] = [
+        ClaimStep::Added,
+        ClaimStep::Released,
+        ClaimStep::Revoked,
+        ClaimStep::Moved,
+        ClaimStep::Left,
+        ClaimStep::Forgotten,
+    ];
+
     /// The step as it is written everywhere.
     pub const fn as_str(self) -> &'static str {
         match self {
             ClaimStep::Added => "added",
             ClaimStep::Released => "released",
             ClaimStep::Revoked => "revoked",
+            ClaimStep::Moved => "moved",
+            ClaimStep::Left => "left",
+            ClaimStep::Forgotten => "forgotten",
         }
     }
 }

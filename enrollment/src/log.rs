@@ -4,12 +4,13 @@
 //! What is signed is the very text of the body, with its hub, its number and the hash of the entry before it; nobody
 //! has to write the same JSON twice.
 
-use crate::claim::{Claim, ClaimStep};
+use crate::approval::Pending;
+use crate::claim::{Claim, ClaimStep, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::registry::{Change, InviteRecord, Leaf};
 use crate::signature::{MacKey, SigningKeyPair, sha256, signed_bytes};
 use crate::wire::Blob;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -77,6 +78,12 @@ pub(crate) struct StoredInvite {
     expires_at: u64,
     spent_at: Option<u64>,
     revoked_at: Option<u64>,
+    #[serde(default)]
+    sources: Vec<IpNet>,
+    #[serde(default)]
+    approve: bool,
+    #[serde(default)]
+    replace: bool,
 }
 
 impl StoredInvite {
@@ -94,6 +101,9 @@ impl StoredInvite {
             expires_at: invite.expires_at,
             spent_at: invite.spent_at,
             revoked_at: invite.revoked_at,
+            sources: invite.sources.clone(),
+            approve: invite.approve,
+            replace: invite.replace,
         }
     }
 
@@ -113,6 +123,9 @@ impl StoredInvite {
             expires_at: self.expires_at,
             spent_at: self.spent_at,
             revoked_at: self.revoked_at,
+            sources: self.sources,
+            approve: self.approve,
+            replace: self.replace,
         }
     }
 }
@@ -145,6 +158,15 @@ enum Fact {
         wireguard_key: WireguardKey,
         signing_key: SigningKey,
     },
+    Pending(Box<Pending>),
+    PendingGone(SigningKey),
+    ClaimMoved {
+        address: Ipv4Addr,
+        moving: Move,
+        claim: Claim,
+    },
+    MoveDone(Ipv4Addr),
+    LeafForgotten(LeafName),
 }
 
 impl From<&Change> for Fact {
@@ -164,6 +186,11 @@ impl From<&Change> for Fact {
             Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
                 Fact::KeysRevoked { leaf, wireguard_key, signing_key }
             }
+            Change::Pending(pending) => Fact::Pending(Box::new(Pending::clone(&pending))),
+            Change::PendingGone(key) => Fact::PendingGone(key),
+            Change::ClaimMoved { address, moving, claim } => Fact::ClaimMoved { address, moving, claim },
+            Change::MoveDone(address) => Fact::MoveDone(address),
+            Change::LeafForgotten(name) => Fact::LeafForgotten(name),
         }
     }
 }
@@ -184,6 +211,11 @@ impl Fact {
             Fact::KeysRevoked { leaf, wireguard_key, signing_key } => {
                 Change::KeysRevoked { leaf, wireguard_key, signing_key }
             }
+            Fact::Pending(pending) => Change::Pending(Arc::from(pending)),
+            Fact::PendingGone(key) => Change::PendingGone(key),
+            Fact::ClaimMoved { address, moving, claim } => Change::ClaimMoved { address, moving, claim },
+            Fact::MoveDone(address) => Change::MoveDone(address),
+            Fact::LeafForgotten(name) => Change::LeafForgotten(name),
         })
     }
 }
@@ -351,6 +383,15 @@ pub fn summary(change: &Change) -> String {
             format!("{address} no longer owned by {leaf} ({})", step.as_str())
         }
         Change::KeysRevoked { leaf, .. } => format!("keys of {leaf} revoked"),
+        Change::Pending(pending) => {
+            format!("{} at {}: {:?}", pending.fingerprint(), pending.site, pending.verdict).to_lowercase()
+        }
+        Change::PendingGone(_) => "request for approval is over".into(),
+        Change::ClaimMoved { address, moving, claim } => {
+            format!("{address} moved from {} to {} (generation {})", moving.from, moving.to, claim.generation)
+        }
+        Change::MoveDone(address) => format!("{address} has moved"),
+        Change::LeafForgotten(name) => format!("leaf {name} forgotten"),
     }
 }
 

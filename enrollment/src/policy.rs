@@ -3,7 +3,7 @@
 use crate::identity::{LeafName, SigningKey, WireguardKey};
 use crate::reason::{ReasonCode, Refusal};
 use crate::topology::HubNode;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Default overlay prefix.
@@ -22,6 +22,20 @@ pub const INVITE_SECS: u64 = 3600;
 pub const MAX_INVITE_SECS: u64 = 30 * 24 * 3600;
 /// Default for how many addresses a leaf may own.
 pub const MAX_CLAIMS: u32 = 64;
+/// From how many source prefixes an invite may be used at most.
+pub const MAX_SOURCES: usize = 16;
+/// How many machines may wait for approval by one invite, beside its uses.
+pub const WAITING_BESIDE_USES: usize = 8;
+/// How many machines may wait for approval in all.
+pub const WAITING_LIMIT: usize = 1024;
+/// How long a request for approval is remembered after it was made or decided, in seconds (7 days).
+pub const WAITING_SECS: u64 = 7 * 24 * 3600;
+/// How long the former keys of a leaf still sign its requests after a rotation, in seconds.
+pub const KEY_OVERLAP_SECS: u64 = 120;
+/// How long the tunnel of a leaf that leaves stays, so that it hears the answer, in seconds.
+pub const LEAVE_SECS: u64 = 2;
+/// How long both owners of a moved address may announce it, unless the new one does before, in seconds.
+pub const MOVE_SECS: u64 = 180;
 /// How long a spent or expired invite keeps its foyer address, so that the API can say what is wrong with it (24 h).
 pub const TOMBSTONE_SECS: u64 = 24 * 3600;
 /// How many such invites keep theirs at most.
@@ -54,6 +68,8 @@ pub struct HubSettings {
     pub lease_secs: u64,
     /// How long leaves keep everything without a hub, in seconds.
     pub fail_static_secs: u64,
+    /// After how long a leaf whose lease ran out, that left or was revoked, is forgotten; `None` = never.
+    pub forget_leaves_secs: Option<u64>,
 }
 
 /// Why settings cannot work.
@@ -94,6 +110,7 @@ impl HubSettings {
             asn: ASN,
             lease_secs: LEASE_SECS,
             fail_static_secs: FAIL_STATIC_SECS,
+            forget_leaves_secs: None,
         })
     }
 
@@ -159,6 +176,15 @@ pub struct InviteOrder {
     /// How many leaves may join by it (default 1, 1 to 1000).
     #[serde(default = "default_uses")]
     pub uses: u32,
+    /// From which underlay addresses it may be used; empty = any. At most 16.
+    #[serde(default)]
+    pub sources: Vec<IpNet>,
+    /// Whether a person approves each machine before it joins.
+    #[serde(default)]
+    pub approve: bool,
+    /// Whether the machine may take the place of the one that is enrolled under the site's name.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 fn default_max_claims() -> u32 {
@@ -176,7 +202,16 @@ fn default_uses() -> u32 {
 impl InviteOrder {
     /// An invite for one leaf with every default.
     pub fn for_site(site: LeafName) -> Self {
-        Self { site, permitted: Vec::new(), max_claims: MAX_CLAIMS, expires_in_secs: INVITE_SECS, uses: 1 }
+        Self {
+            site,
+            permitted: Vec::new(),
+            max_claims: MAX_CLAIMS,
+            expires_in_secs: INVITE_SECS,
+            uses: 1,
+            sources: Vec::new(),
+            approve: false,
+            replace: false,
+        }
     }
 
     /// The same order with its defaults filled in, or which value is wrong (`invite-invalid`).
@@ -208,6 +243,13 @@ impl InviteOrder {
         }
         if self.uses > 1 && self.site.as_str().len() > 58 {
             return invalid("with several uses a site's name has at most 58 characters".into());
+        }
+        if self.sources.len() > MAX_SOURCES {
+            return invalid(format!("{} source prefixes; at most {MAX_SOURCES}", self.sources.len()));
+        }
+        self.sources.iter_mut().for_each(|prefix| *prefix = prefix.trunc());
+        if self.replace && self.uses > 1 {
+            return invalid("an invite that replaces a machine has one use".into());
         }
         Ok(self)
     }
@@ -273,6 +315,8 @@ mod tests {
             InviteOrder { permitted: vec!["0.0.0.0/0".parse().unwrap()], ..order.clone() },
             InviteOrder { permitted: vec!["10.255.3.0/24".parse().unwrap()], ..order.clone() },
             InviteOrder { uses: 2, site: "x".repeat(60).parse().unwrap(), ..order.clone() },
+            InviteOrder { uses: 2, replace: true, ..order.clone() },
+            InviteOrder { sources: vec!["192.0.2.0/24".parse().unwrap(); 17], ..order.clone() },
         ] {
             assert_eq!(wrong.checked(&settings()).unwrap_err().code, ReasonCode::InviteInvalid);
         }

@@ -151,9 +151,24 @@ reasons! {
     LeaseRevoked "lease-revoked" Hub 403
         "The operator revoked this leaf or this key; it does not come back by itself."
         "If it shall join again: remove its key files and enroll with an invite made after the revocation.";
+    LeafLeft "leaf-left" Hub 410
+        "This leaf left the fabric by its own request; its keys are not good any more."
+        "If it shall join again: enroll it with a new invite.";
+    ApprovalPending "approval-pending" Hub 425
+        "The machine waits until the operator approves it at the hub."
+        "On the hub: `routerctl leaves pending`, then `routerctl leaves approve FINGERPRINT`; the leaf goes on by itself.";
+    ApprovalDenied "approval-denied" Hub 403
+        "The operator looked at this machine's request and denied it."
+        "Ask the operator; another try needs a new invite and fresh keys.";
+    ApprovalFull "approval-full" Hub 503
+        "As many machines as permitted wait for approval by this invite already."
+        "Approve or deny what waits: `routerctl leaves pending` on the hub.";
+    UnderlayForbidden "underlay-forbidden" Hub 403
+        "The invite holds for other source addresses than the one that this request came from."
+        "Use the invite at the place that it was made for, or make one with another `--source PREFIX`.";
     SiteTaken "site-taken" Hub 409
         "Another machine with other keys is enrolled under this site's name."
-        "Revoke the old one (`routerctl leaves revoke NAME`) and make a new invite, or choose another site name.";
+        "To put this machine in its place: `routerctl invite --replace NAME` on the hub; otherwise choose another site name.";
     KeyTaken "key-taken" Hub 409
         "A key in the request belongs to another leaf, to the hub or to an invite."
         "Remove this leaf's key files and enroll again; do not copy key files between machines.";
@@ -170,8 +185,8 @@ reasons! {
         "The leaf does not own the address that it wants to release."
         "Look at `routerctl claims` for what it owns.";
     ClaimStale "claim-stale" Hub 409
-        "The release speaks of an older generation of the claim than the present one."
-        "Nothing to do: the claim was renewed meanwhile, and the newer one holds.";
+        "The request speaks of an older generation of the claim than the present one: it was renewed or moved meanwhile."
+        "Nothing to do: the newer claim holds; the message names its owner.";
     OverlayFull "overlay-full" Hub 507
         "No overlay address is free."
         "Give the hub a larger overlay prefix, or remove leaves that are gone for good.";
@@ -184,6 +199,9 @@ reasons! {
     InviteForeign "invite-foreign" Operator 404
         "The hub has no invite with the id that shall be revoked."
         "Look at `routerctl invite list`.";
+    PendingUnknown "pending-unknown" Operator 404
+        "No machine with this fingerprint or site waits for approval."
+        "Look at `routerctl leaves pending`.";
     FoyerFull "foyer-full" Operator 507
         "All foyer addresses are taken by open invites."
         "Revoke invites that nobody will use, or make one invite with `--uses`.";
@@ -214,6 +232,8 @@ impl ReasonCode {
                 | ReasonCode::ChallengeInvalid
                 | ReasonCode::CounterStale
                 | ReasonCode::OverlayFull
+                | ReasonCode::ApprovalPending
+                | ReasonCode::ApprovalFull
                 | ReasonCode::Internal
         )
     }

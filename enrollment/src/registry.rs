@@ -1,11 +1,12 @@
 //! The hub's truth as a pure state: leaves, claims and invites, changed only by [`Change`]s that are stored first.
 
-use crate::claim::{Claim, ClaimStep};
+use crate::approval::Pending;
+use crate::claim::{Claim, ClaimStep, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
-use crate::policy::{HubSettings, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
+use crate::policy::{HubSettings, LEAVE_SECS, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
 use crate::signature::MacKey;
 use crate::topology::{Admission, Topology, renew_after_secs};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -38,8 +39,38 @@ pub struct Leaf {
     pub valid_until: u64,
     /// When it last asked for something, seconds since 1970.
     pub last_seen: u64,
-    /// Set when the operator revoked it.
+    /// Set when the operator revoked it, or it left.
     pub revoked: Option<Revoked>,
+    /// The keys before the last rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<FormerKeys>,
+    /// Since when it has its keys, seconds since 1970; 0 = since it joined.
+    #[serde(default)]
+    pub keys_since: u64,
+}
+
+/// Keys that a rotation replaced; they sign for a while longer and are never given to another leaf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerKeys {
+    /// The WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// The signing key.
+    pub signing_key: SigningKey,
+    /// Until when requests signed by it are taken, seconds since 1970.
+    pub until: u64,
+}
+
+impl Leaf {
+    /// Present and former keys of both kinds.
+    pub fn all_keys(&self) -> Vec<[u8; 32]> {
+        let former = self.former.iter().flat_map(|f| [f.wireguard_key.0, f.signing_key.0]);
+        [self.wireguard_key.0, self.signing_key.0].into_iter().chain(former).collect()
+    }
+
+    /// Whether it has a tunnel at `now`: while it is admitted, and a moment longer when it leaves.
+    pub fn has_tunnel(&self, now: u64) -> bool {
+        self.revoked.is_none_or(|r| r.left && now < r.at.saturating_add(LEAVE_SECS))
+    }
 }
 
 /// When a leaf was revoked.
@@ -49,6 +80,9 @@ pub struct Revoked {
     pub at: u64,
     /// The registry's generation then; only invites made after it can bring the name back.
     pub generation: u64,
+    /// The leaf itself asked for it.
+    #[serde(default)]
+    pub left: bool,
 }
 
 /// An invite as it is stored: what verifies it, never its secret.
@@ -82,6 +116,12 @@ pub struct InviteRecord {
     pub spent_at: Option<u64>,
     /// When it was revoked.
     pub revoked_at: Option<u64>,
+    /// From which underlay addresses it may be used; empty = any.
+    pub sources: Vec<IpNet>,
+    /// Whether a person approves each machine.
+    pub approve: bool,
+    /// Whether its machine takes the place of the one enrolled under the site's name.
+    pub replace: bool,
 }
 
 /// What an invite is good for now.
@@ -166,6 +206,23 @@ pub enum Change {
         /// Its signing key.
         signing_key: SigningKey,
     },
+    /// A machine waits for approval, or was judged.
+    Pending(Arc<Pending>),
+    /// A request for approval is over.
+    PendingGone(SigningKey),
+    /// An address has a new owner; the former one may announce it until the new one does.
+    ClaimMoved {
+        /// The address.
+        address: Ipv4Addr,
+        /// From whom, to whom, until when.
+        moving: Move,
+        /// The new owner's claim.
+        claim: Claim,
+    },
+    /// A move is over: the new owner's route is there, or time is up.
+    MoveDone(Ipv4Addr),
+    /// A leaf that was gone for long is forgotten; its address in the overlay is free.
+    LeafForgotten(LeafName),
 }
 
 /// An admitted leaf, as the daemon derives WireGuard peers and import policies from it.
@@ -189,6 +246,10 @@ pub struct Admitted {
     pub last_seen: u64,
     /// Its lease is over: it keeps its tunnel, so that it can renew, but none of its claims.
     pub expired: bool,
+    /// Addresses that were moved away from it and that it may announce until their new owner does.
+    pub lingering: BTreeMap<Ipv4Addr, Claim>,
+    /// It has left: its tunnel stays for a moment, so that it hears the answer.
+    pub leaving: bool,
 }
 
 /// A WireGuard peer of the foyer: an invite that is open, or closed less than a day ago.
@@ -200,6 +261,8 @@ pub struct FoyerPeer {
     pub address: Ipv4Addr,
     /// The invite.
     pub invite: InviteId,
+    /// Whether the hub must know the underlay address of who uses it.
+    pub underlay_matters: bool,
 }
 
 /// All that the hub's daemon derives its state from; published after each durable change.
@@ -213,6 +276,8 @@ pub struct Admissions {
     pub leaves: BTreeMap<LeafName, Arc<Admitted>>,
     /// The foyer's peers.
     pub foyer: Vec<FoyerPeer>,
+    /// Moves under way.
+    pub moves: BTreeMap<Ipv4Addr, Move>,
 }
 
 /// A stored record that cannot be used; it is reported, keeps what it holds reserved, and blocks no other.
@@ -235,6 +300,8 @@ pub struct State {
     pub(crate) invites: BTreeMap<InviteId, Arc<InviteRecord>>,
     pub(crate) owners: BTreeMap<Ipv4Addr, (LeafName, Claim)>,
     pub(crate) bad: Vec<BadRecord>,
+    pub(crate) pending: BTreeMap<SigningKey, Arc<Pending>>,
+    pub(crate) moves: BTreeMap<Ipv4Addr, Move>,
     claims: HashMap<LeafName, BTreeMap<Ipv4Addr, Claim>>,
     keys: HashMap<[u8; 32], LeafName>,
     revoked: HashMap<[u8; 32], RevokedKey>,
@@ -249,6 +316,7 @@ impl State {
     pub fn new(settings: Arc<HubSettings>) -> Self {
         let (leaves, invites, owners, bad) = Default::default();
         let (claims, keys, revoked, overlays) = Default::default();
+        let (pending, moves) = Default::default();
         let (reserved_names, foyer, admitted) = Default::default();
         Self {
             settings,
@@ -258,6 +326,8 @@ impl State {
             invites,
             owners,
             bad,
+            pending,
+            moves,
             claims,
             keys,
             revoked,
@@ -324,6 +394,17 @@ impl State {
         self.claims.get(name).map_or(0, BTreeMap::len)
     }
 
+    /// What was moved away from a leaf and may still be announced by it.
+    pub fn lingering(&self, name: &LeafName) -> BTreeMap<Ipv4Addr, Claim> {
+        let own = self.moves.iter().filter(|(_, moving)| moving.from == *name);
+        own.map(|(address, moving)| (*address, moving.former)).collect()
+    }
+
+    /// The machine of a signing key that waits for approval or was judged.
+    pub fn pending(&self, key: &SigningKey) -> Option<&Arc<Pending>> {
+        self.pending.get(key)
+    }
+
     /// Who owns an address.
     pub fn owner(&self, address: &Ipv4Addr) -> Option<&(LeafName, Claim)> {
         self.owners.get(address)
@@ -372,6 +453,13 @@ impl State {
         self.revoked.insert(key, revoked);
     }
 
+    /// A move that was under way when the hub stopped (on loading).
+    pub fn resume_move(&mut self, address: Ipv4Addr, moving: Move, now: u64) {
+        let from = moving.from.clone();
+        self.moves.insert(address, moving);
+        self.refresh(&from, now);
+    }
+
     /// Applies changes that are durable; the generation grows by one.
     pub fn apply(&mut self, changes: &[Change], now: u64) {
         for change in changes {
@@ -417,17 +505,48 @@ impl State {
                     self.revoked.insert(key, RevokedKey { leaf: leaf.clone(), signing });
                 }
             }
+            Change::Pending(pending) => {
+                self.pending.insert(pending.signing_key, pending.clone());
+            }
+            Change::PendingGone(key) => {
+                self.pending.remove(key);
+            }
+            Change::ClaimMoved { address, moving, claim } => {
+                self.claim_generation = self.claim_generation.max(claim.generation);
+                self.owners.insert(*address, (moving.to.clone(), *claim));
+                if let Some(claims) = self.claims.get_mut(&moving.from) {
+                    claims.remove(address);
+                }
+                self.claims.entry(moving.to.clone()).or_default().insert(*address, *claim);
+                self.moves.insert(*address, moving.clone());
+                self.refresh(&moving.from, now);
+                self.refresh(&moving.to, now);
+            }
+            Change::MoveDone(address) => {
+                if let Some(moving) = self.moves.remove(address) {
+                    self.refresh(&moving.from, now);
+                }
+            }
+            Change::LeafForgotten(name) => {
+                if let Some(leaf) = self.leaves.remove(name) {
+                    self.overlays.remove(&leaf.overlay);
+                }
+                self.claims.remove(name);
+                self.refresh(name, now);
+            }
         }
     }
 
     fn put_leaf(&mut self, leaf: &Arc<Leaf>, now: u64) {
         if let Some(old) = self.leaves.insert(leaf.name.clone(), leaf.clone()) {
-            self.keys.remove(&old.wireguard_key.0);
-            self.keys.remove(&old.signing_key.0);
+            for key in old.all_keys() {
+                self.keys.remove(&key);
+            }
         }
         if leaf.revoked.is_none() {
-            self.keys.insert(leaf.wireguard_key.0, leaf.name.clone());
-            self.keys.insert(leaf.signing_key.0, leaf.name.clone());
+            for key in leaf.all_keys() {
+                self.keys.insert(key, leaf.name.clone());
+            }
         }
         self.overlays.insert(leaf.overlay, Some(leaf.name.clone()));
         self.refresh(&leaf.name, now);
@@ -441,12 +560,14 @@ impl State {
 
     /// Rebuilds what is published about one leaf.
     fn refresh(&mut self, name: &LeafName, now: u64) {
-        let Some(leaf) = self.leaves.get(name).filter(|leaf| leaf.revoked.is_none()) else {
+        let Some(leaf) = self.leaves.get(name).filter(|leaf| leaf.has_tunnel(now)) else {
             self.admitted.remove(name);
             return;
         };
+        let leaving = leaf.revoked.is_some();
         let expired = now >= leaf.valid_until;
         let claims = if expired { BTreeMap::new() } else { self.claims_of(name) };
+        let lingering = if expired || leaving { BTreeMap::new() } else { self.lingering(name) };
         let admitted = Admitted {
             name: leaf.name.clone(),
             overlay: leaf.overlay,
@@ -457,6 +578,8 @@ impl State {
             valid_until: leaf.valid_until,
             last_seen: leaf.last_seen,
             expired,
+            lingering,
+            leaving,
         };
         self.admitted.insert(name.clone(), Arc::new(admitted));
     }
@@ -464,7 +587,11 @@ impl State {
     /// Lets time do its work: leases run out, tombstones go. Says whether something changed.
     pub fn settle(&mut self, now: u64) -> bool {
         let turned = |admitted: &&Arc<Admitted>| admitted.expired != (now >= admitted.valid_until);
-        let names: Vec<LeafName> = self.admitted.values().filter(turned).map(|a| a.name.clone()).collect();
+        let gone = |admitted: &Arc<Admitted>| {
+            admitted.leaving && self.leaves.get(&admitted.name).is_none_or(|leaf| !leaf.has_tunnel(now))
+        };
+        let changed = self.admitted.values().filter(|a| turned(a) || gone(a));
+        let names: Vec<LeafName> = changed.map(|a| a.name.clone()).collect();
         names.iter().for_each(|name| self.refresh(name, now));
         let mut closed: Vec<(u64, Ipv4Addr)> = Vec::new();
         for (address, id) in &self.foyer {
@@ -500,20 +627,29 @@ impl State {
         let tombstones = self.foyer.values().filter_map(|id| self.invites.get(id)).map(|invite| {
             invite.closed_at(now).map_or(invite.expires_at, |closed| closed.saturating_add(TOMBSTONE_SECS))
         });
-        leases.chain(tombstones).min()
+        let leaving = self.admitted.values().filter(|admitted| admitted.leaving);
+        let leaving = leaving.filter_map(|a| self.leaves.get(&a.name)?.revoked.map(|r| r.at + LEAVE_SECS));
+        let moves = self.moves.values().map(|moving| moving.until);
+        leases.chain(tombstones).chain(leaving).chain(moves).min()
     }
 
     /// What is published. Call [`State::settle`] before.
     pub fn admissions(&self) -> Admissions {
         let peers = self.foyer.iter().filter_map(|(address, id)| {
             let invite = self.invites.get(id)?;
-            Some(FoyerPeer { public_key: invite.wireguard_key, address: *address, invite: *id })
+            Some(FoyerPeer {
+                public_key: invite.wireguard_key,
+                address: *address,
+                invite: *id,
+                underlay_matters: invite.approve || !invite.sources.is_empty(),
+            })
         });
         Admissions {
             generation: self.generation,
             hub: self.settings.clone(),
             leaves: self.admitted.clone(),
             foyer: peers.collect(),
+            moves: self.moves.clone(),
         }
     }
 
@@ -525,7 +661,7 @@ impl State {
             invite: leaf.invite,
             overlay: leaf.overlay,
             wireguard_key: leaf.wireguard_key,
-            claims: self.claims_of(name),
+            claims: self.claims_of(name).into_iter().chain(self.lingering(name)).collect(),
             permitted: leaf.permitted.clone(),
             max_claims: leaf.max_claims,
             counter: leaf.counter,

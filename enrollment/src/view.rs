@@ -1,13 +1,14 @@
 //! What people and programs are shown: serde types without a secret in them.
 
+use crate::approval::Verdict;
 use crate::claim::ClaimStep;
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::reason::ReasonCode;
 use crate::registry::{BadRecord, InviteStatus, State};
 use crate::topology::Admission;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// How a leaf stands at the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,8 @@ pub enum LeafPhase {
     Expired,
     /// Revoked by the operator.
     Revoked,
+    /// It left by itself.
+    Left,
 }
 
 /// A leaf, seen from the hub.
@@ -45,6 +48,31 @@ pub struct LeafView {
     pub lease_left_secs: u64,
     /// How long ago it last asked for something, in seconds.
     pub last_seen_secs_ago: u64,
+    /// How old its keys are, in seconds.
+    pub keys_age_secs: u64,
+}
+
+/// A machine that asked to join by an invite that needs approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingView {
+    /// What a person compares on both sides.
+    pub fingerprint: String,
+    /// The site that it wants to be.
+    pub site: LeafName,
+    /// What the operator said.
+    pub verdict: Verdict,
+    /// Where on the underlay it asked from.
+    pub source: Option<IpAddr>,
+    /// What it asks to own.
+    pub claims: Vec<Ipv4Addr>,
+    /// Whose place it wants.
+    pub replaces: Option<LeafName>,
+    /// Its WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// The invite by which it asks.
+    pub invite: InviteId,
+    /// How long ago it asked, in seconds.
+    pub asked_secs_ago: u64,
 }
 
 /// A claim, seen from the hub.
@@ -58,6 +86,9 @@ pub struct ClaimView {
     pub generation: u64,
     /// For how long it is owned, in seconds.
     pub age_secs: u64,
+    /// Who may still announce it while it moves to its owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving_from: Option<LeafName>,
 }
 
 /// One entry of the claims' history.
@@ -96,6 +127,15 @@ pub struct InviteView {
     pub expires_at: u64,
     /// How long it still holds, in seconds.
     pub expires_in_secs: u64,
+    /// From which underlay addresses it may be used; empty = any.
+    #[serde(default)]
+    pub sources: Vec<IpNet>,
+    /// Whether a person approves each machine.
+    #[serde(default)]
+    pub approve: bool,
+    /// Whether its machine takes the place of the one enrolled under the site's name.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// One entry of the signed log, without any verifier in it.
@@ -150,6 +190,8 @@ pub struct RegistryView {
     pub claims: Vec<ClaimView>,
     /// All invites that are remembered.
     pub invites: Vec<InviteView>,
+    /// All machines that wait for approval or were judged.
+    pub pending: Vec<PendingView>,
     /// Stored records that cannot be used; each blocks itself alone.
     pub bad_records: Vec<BadRecord>,
 }
@@ -159,6 +201,7 @@ pub fn registry(state: &State, now: u64) -> RegistryView {
     let leaves = state.leaves.values().map(|leaf| LeafView {
         name: leaf.name.clone(),
         phase: match leaf.revoked {
+            Some(revoked) if revoked.left => LeafPhase::Left,
             Some(_) => LeafPhase::Revoked,
             None if now >= leaf.valid_until => LeafPhase::Expired,
             None => LeafPhase::Admitted,
@@ -172,12 +215,25 @@ pub fn registry(state: &State, now: u64) -> RegistryView {
         valid_until: leaf.valid_until,
         lease_left_secs: leaf.valid_until.saturating_sub(now),
         last_seen_secs_ago: now.saturating_sub(leaf.last_seen),
+        keys_age_secs: now.saturating_sub(leaf.keys_since.max(leaf.enrolled_at)),
     });
     let claims = state.owners.iter().map(|(address, (owner, claim))| ClaimView {
         address: *address,
         owner: owner.clone(),
         generation: claim.generation,
         age_secs: now.saturating_sub(claim.since),
+        moving_from: state.moves.get(address).map(|moving| moving.from.clone()),
+    });
+    let pending = state.pending.values().map(|pending| PendingView {
+        fingerprint: pending.fingerprint(),
+        site: pending.site.clone(),
+        verdict: pending.verdict,
+        source: pending.underlay,
+        claims: pending.claims.clone(),
+        replaces: pending.replaces.clone(),
+        wireguard_key: pending.wireguard_key,
+        invite: pending.invite,
+        asked_secs_ago: now.saturating_sub(pending.asked_at),
     });
     let invites = state.invites.values().map(|invite| InviteView {
         id: invite.id,
@@ -189,12 +245,16 @@ pub fn registry(state: &State, now: u64) -> RegistryView {
         max_claims: invite.max_claims,
         expires_at: invite.expires_at,
         expires_in_secs: invite.expires_at.saturating_sub(now),
+        sources: invite.sources.clone(),
+        approve: invite.approve,
+        replace: invite.replace,
     });
     RegistryView {
         generation: state.generation,
         leaves: leaves.collect(),
         claims: claims.collect(),
         invites: invites.collect(),
+        pending: pending.collect(),
         bad_records: state.bad.clone(),
     }
 }

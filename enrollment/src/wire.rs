@@ -30,17 +30,23 @@ pub enum Operation {
     ReleaseClaim,
     /// Fetch admission and topology; changes nothing.
     Topology,
+    /// Replace both keys by fresh ones.
+    Rotate,
+    /// Leave the fabric.
+    Leave,
 }
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 6] = [
+    pub const ALL: [Operation; 8] = [
         Operation::Challenge,
         Operation::Enroll,
         Operation::Renew,
         Operation::AddClaim,
         Operation::ReleaseClaim,
         Operation::Topology,
+        Operation::Rotate,
+        Operation::Leave,
     ];
 
     /// The HTTP path; the method is always POST.
@@ -52,6 +58,8 @@ impl Operation {
             Operation::AddClaim => "/v1/claims/add",
             Operation::ReleaseClaim => "/v1/claims/release",
             Operation::Topology => "/v1/topology",
+            Operation::Rotate => "/v1/rotate",
+            Operation::Leave => "/v1/leave",
         }
     }
 
@@ -64,6 +72,8 @@ impl Operation {
             Operation::AddClaim => "fabric/1 request claim add",
             Operation::ReleaseClaim => "fabric/1 request claim release",
             Operation::Topology => "fabric/1 request topology",
+            Operation::Rotate => "fabric/1 request rotate",
+            Operation::Leave => "fabric/1 request leave",
         }
     }
 
@@ -76,12 +86,17 @@ impl Operation {
             Operation::AddClaim => "fabric/1 answer claim add",
             Operation::ReleaseClaim => "fabric/1 answer claim release",
             Operation::Topology => "fabric/1 answer topology",
+            Operation::Rotate => "fabric/1 answer rotate",
+            Operation::Leave => "fabric/1 answer leave",
         }
     }
 }
 
 /// The domain of the proof that the sender holds the signing key that an enroll request registers.
 pub const POSSESSION_DOMAIN: &str = "fabric/1 possession enroll";
+
+/// The same for a rotate request.
+pub const ROTATE_POSSESSION_DOMAIN: &str = "fabric/1 possession rotate";
 
 /// Bytes that travel as standard base64.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +148,7 @@ pub struct Envelope {
     pub payload: Blob,
     /// HMAC-SHA256 by the invite's key (enroll) or Ed25519 by the leaf's key (everything else).
     pub signature: Blob,
-    /// Enroll alone: Ed25519 by the key that is registered, over the same payload.
+    /// Enroll and rotate alone: Ed25519 by the key that is registered, over the same payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possession: Option<Blob>,
 }
@@ -152,6 +167,14 @@ impl Envelope {
         let payload = bytes_of(request);
         let signature = Blob(keys.sign(operation.request_domain(), &[&payload]));
         Self { payload: Blob(payload), signature, possession: None }
+    }
+
+    /// A rotation, signed by the old key, with the proof of the new one.
+    pub fn rotate(request: &RotateRequest, old: &SigningKeyPair, new: &SigningKeyPair) -> Self {
+        let payload = bytes_of(request);
+        let signature = Blob(old.sign(Operation::Rotate.request_domain(), &[&payload]));
+        let possession = Some(Blob(new.sign(ROTATE_POSSESSION_DOMAIN, &[&payload])));
+        Self { payload: Blob(payload), signature, possession }
     }
 
     /// The payload's content.
@@ -193,6 +216,9 @@ pub struct EnrollRequest {
     pub signing_key: SigningKey,
     /// The addresses that it claims at once.
     pub claims: Vec<Ipv4Addr>,
+    /// It wants the place of the machine that is enrolled under the invite's site.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
 }
 
 /// What every later request says first.
@@ -213,6 +239,26 @@ pub struct Head {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
+    /// Who speaks.
+    pub head: Head,
+}
+
+/// Replaces both keys by fresh ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// Who speaks.
+    pub head: Head,
+    /// The fresh WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// The fresh signing key.
+    pub signing_key: SigningKey,
+}
+
+/// Leaves the fabric: claims, tunnel and keys end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveRequest {
     /// Who speaks.
     pub head: Head,
 }

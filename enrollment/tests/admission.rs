@@ -3,7 +3,6 @@
 mod common;
 
 use common::*;
-use enrollment::admit;
 use enrollment::identity::{LeafName, SigningKey, WireguardKey};
 use enrollment::invite::Invite;
 use enrollment::io::keys::NodeKeys;
@@ -13,6 +12,7 @@ use enrollment::registry::{Admissions, State};
 use enrollment::wire::{
     AddClaimRequest, Challenge, Envelope, Operation, POSSESSION_DOMAIN, ReleaseClaimRequest, RenewRequest,
 };
+use enrollment::{admit, life};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -95,7 +95,7 @@ impl World {
     }
 
     fn revoke(&mut self, leaf: &LeafName) {
-        let decision = admit::revoke(&self.state, leaf, self.now);
+        let decision = life::revoke(&self.state, leaf, self.now);
         self.apply(decision).unwrap();
     }
 

@@ -78,8 +78,43 @@ async fn every_code_of_the_hub() {
     codes_of_enrollment(&mut seen).await;
     codes_of_leaves(&mut seen).await;
     codes_of_trouble(&mut seen).await;
+    codes_of_life(&mut seen).await;
     let declared = ReasonCode::ALL.iter().copied().filter(|code| code.side() == Side::Hub).collect();
     assert_eq!(seen, declared);
+}
+
+async fn codes_of_life(seen: &mut BTreeSet<ReasonCode>) {
+    let hub = Hub::start().await;
+    let waiting = hub.invite(InviteOrder { approve: true, ..order("aws", &[]) }).await;
+    let sources = vec!["198.51.100.0/24".parse().unwrap()];
+    let elsewhere = hub.invite(InviteOrder { sources, ..order("pve", &[]) }).await;
+    let mut ask = async |invite: &enrollment::invite::Invite, n| {
+        let code = client::enroll(&foyer(&hub, invite), invite, &keys(n), &[]).await.unwrap_err().code;
+        seen.insert(code);
+        code
+    };
+    for n in 0..9 {
+        assert_eq!(ask(&waiting, n).await, ReasonCode::ApprovalPending);
+    }
+    assert_eq!(ask(&waiting, 9).await, ReasonCode::ApprovalFull);
+    let print = hub
+        .registry
+        .view()
+        .await
+        .unwrap()
+        .pending
+        .iter()
+        .find(|p| p.wireguard_key == keys(0).wireguard_key())
+        .unwrap()
+        .fingerprint
+        .clone();
+    hub.registry.decide_pending(print, enrollment::approval::Verdict::Denied).await.unwrap();
+    assert_eq!(ask(&waiting, 0).await, ReasonCode::ApprovalDenied);
+    assert_eq!(ask(&elsewhere, 20).await, ReasonCode::UnderlayForbidden);
+    let gone = join(&hub, "gone", &keys(30), &[]).await.unwrap();
+    let api = HubApi::of_admission(&gone).unwrap();
+    let last = client::leave(&api, &keys(30), &gone).await.unwrap();
+    seen.insert(client::renew(&api, &keys(30), &last).await.unwrap_err().code);
 }
 
 async fn codes_of_requests(seen: &mut BTreeSet<ReasonCode>) {

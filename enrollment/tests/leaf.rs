@@ -82,6 +82,9 @@ async fn every_code_of_leaf_and_operator() {
     let bad = InviteOrder { uses: 0, ..order("pve", &[]) };
     seen.insert(hub.registry.create_invite(bad).await.err().unwrap().code);
     seen.insert(hub.registry.revoke_invite(secret(77).0).await.unwrap_err().code);
+    let approved =
+        hub.registry.decide_pending("nobody".into(), enrollment::approval::Verdict::Approved).await;
+    seen.insert(approved.unwrap_err().code);
     assert_eq!(hub.registry.revoke(name("nobody")).await.unwrap_err().code, ReasonCode::LeafUnknown);
     let tiny = |settings: &mut enrollment::policy::HubSettings| {
         settings.foyer_prefix = "127.10.15.0/30".parse().unwrap()

@@ -102,6 +102,7 @@ async fn claims(State(leaf): State<Arc<Leaf>>) -> Json<Vec<ClaimView>> {
             owner: s.admission.leaf.clone(),
             generation: claim.generation,
             age_secs: now.saturating_sub(claim.since),
+            moving_from: None,
         })
     });
     Json(claims.collect())

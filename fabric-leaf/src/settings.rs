@@ -150,6 +150,7 @@ mod tests {
             clients: clients.iter().map(|c| c.parse().unwrap()).collect(),
             capture_interface: Some("eth0".into()),
             capture: Some("proxy-arp".into()),
+            replace: false,
         }
     }
 

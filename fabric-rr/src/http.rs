@@ -9,8 +9,11 @@ use axum::{Json, Router};
 use config::Kind;
 use control::server::Refusal;
 use control::wire::{
-    ApiError, AuditPage, ConfigView, Done, InviteAnswer, NewInvite, NodeStatus, ResourceView, RouteFilter,
+    ApiError, AuditPage, ConfigView, Done, HistoryFilter, InviteAnswer, MoveClaim, NewInvite, NodeStatus,
+    ResourceView, RouteFilter,
 };
+use enrollment::approval::Verdict;
+use enrollment::view::ClaimHistoryView;
 
 use crate::run::{Enrolled, Hub};
 use crate::status;
@@ -27,11 +30,17 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/bgp/routes", get(routes))
         .route("/v1/bgp/rejected", get(rejected))
         .route("/v1/invites", get(invites).post(invite))
+        .route("/v1/invites/{id}/revoke", post(revoke_invite))
         .route("/v1/leaves", get(leaves))
+        .route("/v1/pending", get(pending))
+        .route("/v1/pending/{what}/approve", post(approve))
+        .route("/v1/pending/{what}/deny", post(deny))
         .route("/v1/leaves/{name}/revoke", post(revoke))
         .route("/v1/claims", get(claims))
         .route("/v1/audit", get(audit))
         .route("/v1/audit/verify", get(verify_audit))
+        .route("/v1/claims/history", get(history))
+        .route("/v1/claims/move", post(move_claim))
         .with_state(hub)
 }
 
@@ -102,6 +111,13 @@ async fn invite(State(hub): State<Arc<Hub>>, Json(wanted): Json<NewInvite>) -> A
     order.max_claims = wanted.max_claims.unwrap_or(policy(&hub)?.max_claims);
     order.expires_in_secs = wanted.expires_secs;
     order.uses = wanted.uses;
+    order.approve = wanted.approve;
+    order.replace = wanted.replace;
+    order.sources = wanted
+        .sources
+        .iter()
+        .map(|s| s.parse().map_err(|_| Refusal::bad_request(format!("{s:?} is no prefix"))))
+        .collect::<Result<_, _>>()?;
     let invite = enrolled.registry.create_invite(order).await.map_err(refused)?;
     // The invited machine's tunnel must be there before anybody can use the string.
     let generation = enrolled.registry.snapshot().generation;
@@ -116,6 +132,35 @@ async fn invite(State(hub): State<Arc<Hub>>, Json(wanted): Json<NewInvite>) -> A
 
 async fn invites(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::InviteView>> {
     Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.invites))
+}
+
+async fn revoke_invite(State(hub): State<Arc<Hub>>, Path(id): Path<String>) -> Answer<Done> {
+    let parsed = id.parse().map_err(|e| Refusal::bad_request(format!("invite {id:?}: {e}")))?;
+    enrolled(&hub)?.registry.revoke_invite(parsed).await.map_err(refused)?;
+    Ok(Json(Done { changed: true, detail: format!("invite {id} is revoked") }))
+}
+
+async fn pending(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::PendingView>> {
+    Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.pending))
+}
+
+async fn approve(hub: State<Arc<Hub>>, what: Path<String>) -> Answer<Done> {
+    decide(hub, what, Verdict::Approved, "approved; it goes on by itself").await
+}
+
+async fn deny(hub: State<Arc<Hub>>, what: Path<String>) -> Answer<Done> {
+    decide(hub, what, Verdict::Denied, "denied").await
+}
+
+async fn decide(
+    State(hub): State<Arc<Hub>>,
+    Path(what): Path<String>,
+    verdict: Verdict,
+    word: &str,
+) -> Answer<Done> {
+    let outcome = enrolled(&hub)?.registry.decide_pending(what, verdict).await;
+    let (changed, fingerprint) = outcome.map_err(refused)?;
+    Ok(Json(Done { changed, detail: format!("{fingerprint} is {word}") }))
 }
 
 async fn leaves(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::LeafView>> {
@@ -135,6 +180,29 @@ async fn audit(
 
 async fn verify_audit(State(hub): State<Arc<Hub>>) -> Answer<enrollment::view::AuditReport> {
     Ok(Json(enrolled(&hub)?.registry.verify_audit().await.map_err(refused)?))
+}
+
+async fn history(
+    State(hub): State<Arc<Hub>>,
+    Query(q): Query<HistoryFilter>,
+) -> Answer<Vec<ClaimHistoryView>> {
+    let limit = q.limit.unwrap_or(100).min(10_000);
+    Ok(Json(enrolled(&hub)?.registry.claim_history(q.address, limit).await.map_err(refused)?))
+}
+
+async fn move_claim(State(hub): State<Arc<Hub>>, Json(wanted): Json<MoveClaim>) -> Answer<Done> {
+    let enrolled = enrolled(&hub)?;
+    let MoveClaim { address, to } = wanted;
+    let leaf = to.parse().map_err(|e| Refusal::bad_request(format!("leaf {to:?}: {e}")))?;
+    let changed = enrolled.registry.move_claim(address, leaf).await.map_err(refused)?;
+    let detail = match changed {
+        Some(generation) => {
+            enrolled.applied(generation).await;
+            format!("{address} is {to}'s now; the former owner's route stays until the new one is there")
+        }
+        None => format!("{address} was {to}'s before"),
+    };
+    Ok(Json(Done { changed: changed.is_some(), detail }))
 }
 
 async fn revoke(State(hub): State<Arc<Hub>>, Path(name): Path<String>) -> Answer<Done> {

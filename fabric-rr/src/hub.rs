@@ -58,7 +58,13 @@ pub fn import_policies(admissions: &Admissions) -> Admission {
 fn import_policy(leaf: &Admitted) -> ImportPolicy {
     ImportPolicy {
         owner: leaf.name.to_string(),
-        owned: leaf.claims.keys().map(|&a| Prefix::host(IpAddr::V4(a))).collect(),
+        // What is moving away is still announced here until its new owner does.
+        owned: leaf
+            .claims
+            .keys()
+            .chain(leaf.lingering.keys())
+            .map(|&a| Prefix::host(IpAddr::V4(a)))
+            .collect(),
         next_hop: leaf.overlay,
         max_prefixes: leaf.max_claims.saturating_mul(2).saturating_add(16),
     }
@@ -93,12 +99,21 @@ mod tests {
                 valid_until: 0,
                 last_seen: 0,
                 expired: false,
+                lingering: [(Ipv4Addr::new(10, 9, 9, n), Claim { generation: 1, since: 0 })].into(),
+                leaving: false,
             };
             (admitted.name.clone(), Arc::new(admitted))
         };
         let address = hub.foyer_prefix.hosts().nth(5).unwrap();
-        let foyer = vec![FoyerPeer { public_key: WireguardKey([9; 32]), address, invite: InviteId([0; 8]) }];
-        Admissions { generation: 1, hub: Arc::new(hub), leaves: leaves.iter().map(leaf).collect(), foyer }
+        let (public_key, invite) = (WireguardKey([9; 32]), InviteId([0; 8]));
+        let foyer = vec![FoyerPeer { public_key, address, invite, underlay_matters: false }];
+        Admissions {
+            generation: 1,
+            hub: Arc::new(hub),
+            leaves: leaves.iter().map(leaf).collect(),
+            foyer,
+            moves: BTreeMap::new(),
+        }
     }
 
     /// Every leaf gets its own overlay address alone, every invite its foyer address alone; no client address
@@ -118,14 +133,15 @@ mod tests {
         assert!(wished.filter.foyer.is_some(), "an invited machine must be quarantined");
     }
 
-    /// A leaf may announce what it owns, from its own address, and nothing that another owns.
+    /// A leaf may announce what it owns and what is moving away from it, from its own address, and nothing that
+    /// another owns.
     #[test]
     fn policies_follow_claims() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
         let Admission::Enrolled(policies) = import_policies(&a) else { panic!("leaves are never open") };
         let aws = &policies[&"10.255.0.2".parse().unwrap()];
         assert_eq!(aws.next_hop, Ipv4Addr::new(10, 255, 0, 2));
-        let owned: Vec<String> = aws.owned.iter().map(ToString::to_string).collect();
-        assert_eq!(owned, ["10.81.10.20/32"]);
+        let owned: BTreeSet<String> = aws.owned.iter().map(ToString::to_string).collect();
+        assert_eq!(owned, ["10.81.10.20/32".to_string(), "10.9.9.2/32".to_string()].into());
     }
 }

@@ -2,11 +2,13 @@
 //! with a configuration that has no `SAMEnrollmentPolicy` it is a plain route reflector, needs no rights and
 //! touches no interface.
 //!
-//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `http` and `status` (the
+//! Reading order: `hub` (the pure meeting point), `run` (who owns what), `moves` (claims on
+//! their way), `http` and `status` (the
 //! administration socket).
 
 mod http;
 mod hub;
+mod moves;
 mod run;
 mod status;
 

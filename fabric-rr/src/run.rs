@@ -186,15 +186,17 @@ async fn serve_enrollment(
         key: opened.private_key,
         port: opened.port,
         dataplane: opened.dataplane.clone(),
-        speaker,
+        speaker: speaker.clone(),
         applied: tell,
     };
     tokio::spawn(derive.run(opened.registry.watch()));
-    let service = enrollment::io::http::Service::new(
+    tokio::spawn(crate::moves::follow(opened.registry.clone(), speaker));
+    let service = enrollment::io::http::Service::with_underlay(
         opened.registry.clone(),
         opened.keys,
         enrollment::io::http::Limits::default(),
         applied_hook(applied.clone()),
+        underlay_hook(opened.dataplane.clone()),
     );
     for address in [opened.settings.overlay, opened.settings.foyer_hub] {
         let at = SocketAddr::from((address, opened.settings.api_port));
@@ -222,6 +224,19 @@ fn applied_hook(applied: watch::Receiver<u64>) -> enrollment::io::http::Applied 
         Box::pin(async move {
             // An error means that the deriving task ended, and the whole hub with it.
             let _ = applied.wait_for(|&g| g >= generation).await;
+        })
+    })
+}
+
+/// How the leaf API learns where on the underlay a foyer peer is: from WireGuard, which has heard it just now.
+fn underlay_hook(dataplane: Dataplane) -> enrollment::io::http::Underlay {
+    Arc::new(move |key| {
+        let dataplane = dataplane.clone();
+        Box::pin(async move {
+            dataplane.recheck().await;
+            let report = dataplane.report().borrow().clone();
+            let peer = report.peers.iter().find(|peer| peer.public_key.0 == key.0)?;
+            Some(peer.endpoint?.ip().to_canonical())
         })
     })
 }

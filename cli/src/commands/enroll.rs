@@ -32,6 +32,10 @@ pub struct EnrollArgs {
     /// Address of a client behind this leaf, claimed at once; may be repeated
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     client: Vec<Ipv4Addr>,
+    /// Take the place of the machine that is enrolled under the invite's site: its name, address and claims. The
+    /// hub must permit it: by an invite made with `--replace`, or by approval
+    #[arg(long)]
+    replace: bool,
     /// How this site's network is made to hand over packets [default: as configured]
     #[arg(long, value_enum)]
     capture: Option<CaptureArg>,
@@ -63,8 +67,13 @@ pub async fn run(context: &Context, args: EnrollArgs) -> Result<Answer, Failure>
         CaptureArg::None => "none".to_string(),
         CaptureArg::ProxyArp => "proxy-arp".to_string(),
     });
-    let request =
-        EnrollRequest { invite, clients: args.client, capture_interface: args.capture_interface, capture };
+    let request = EnrollRequest {
+        invite,
+        clients: args.client,
+        capture_interface: args.capture_interface,
+        capture,
+        replace: args.replace,
+    };
     starter::ensure(context, Node::Leaf).await?;
     let summary = ask(context, &request).await?;
     context.judged(summary.ok, &summary, people)

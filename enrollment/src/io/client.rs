@@ -7,7 +7,8 @@ use crate::reason::{ReasonCode, Refusal};
 use crate::topology::Admission;
 use crate::wire::{
     self, AddClaimRequest, Challenge, ChallengeAnswer, ChallengeRequest, EnrollRequest, Envelope, Head,
-    MAX_ANSWER_BYTES, Operation, ReleaseClaimRequest, RenewRequest, SignedAnswer,
+    LeaveRequest, MAX_ANSWER_BYTES, Operation, ReleaseClaimRequest, RenewRequest, RotateRequest,
+    SignedAnswer,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -130,6 +131,17 @@ pub async fn enroll(
     keys: &NodeKeys,
     claims: &[Ipv4Addr],
 ) -> Result<Admission, Refusal> {
+    join(api, invite, keys, claims, false).await
+}
+
+/// The same; with `replace` the machine wants the place of the one that is enrolled under the invite's site.
+pub async fn join(
+    api: &HubApi,
+    invite: &Invite,
+    keys: &NodeKeys,
+    claims: &[Ipv4Addr],
+    replace: bool,
+) -> Result<Admission, Refusal> {
     let mut connection = api.connect().await?;
     let request = EnrollRequest {
         invite: invite.id,
@@ -138,6 +150,7 @@ pub async fn enroll(
         wireguard_key: keys.wireguard_key(),
         signing_key: keys.signing_key(),
         claims: claims.to_vec(),
+        replace,
     };
     let envelope = Envelope::enroll(&request, &invite.mac_key(), keys.signing());
     connection.exchange(Operation::Enroll, wire::bytes_of(&envelope)).await
@@ -163,6 +176,24 @@ pub async fn add_claim(
     later(api, keys, last, Operation::AddClaim, |head| AddClaimRequest { head, address }).await
 }
 
+/// Replaces both keys by fresh ones; the old ones sign the request.
+pub async fn rotate(
+    api: &HubApi,
+    keys: &NodeKeys,
+    fresh: &NodeKeys,
+    last: &Admission,
+) -> Result<Admission, Refusal> {
+    let request =
+        |head| RotateRequest { head, wireguard_key: fresh.wireguard_key(), signing_key: fresh.signing_key() };
+    let sign = |request: &RotateRequest| Envelope::rotate(request, keys.signing(), fresh.signing());
+    sent(api, last, Operation::Rotate, request, sign).await
+}
+
+/// Leaves the fabric.
+pub async fn leave(api: &HubApi, keys: &NodeKeys, last: &Admission) -> Result<Admission, Refusal> {
+    later(api, keys, last, Operation::Leave, |head| LeaveRequest { head }).await
+}
+
 /// Gives an address back; with a generation, only if the claim still has it.
 pub async fn release_claim(
     api: &HubApi,
@@ -175,8 +206,7 @@ pub async fn release_claim(
     later(api, keys, last, Operation::ReleaseClaim, request).await
 }
 
-/// A later request. If the leaf's counter turns out to be behind (its state came from a backup), it is corrected by the
-/// hub's signed answer and the request is made once more.
+/// A later request, signed by the leaf's own key.
 async fn later<T: Serialize>(
     api: &HubApi,
     keys: &NodeKeys,
@@ -184,11 +214,23 @@ async fn later<T: Serialize>(
     op: Operation,
     request: impl Fn(Head) -> T,
 ) -> Result<Admission, Refusal> {
+    sent(api, last, op, request, |request: &T| Envelope::signed(op, request, keys.signing())).await
+}
+
+/// A later request. If the leaf's counter turns out to be behind (its state came from a backup), it is corrected by the
+/// hub's signed answer and the request is made once more.
+async fn sent<T>(
+    api: &HubApi,
+    last: &Admission,
+    op: Operation,
+    request: impl Fn(Head) -> T,
+    sign: impl Fn(&T) -> Envelope,
+) -> Result<Admission, Refusal> {
     let mut connection = api.connect().await?;
     let mut attempt = async |leaf: LeafName, after: u64| {
         let challenge = connection.challenge().await?;
         let head = Head { leaf, hub: api.signing_key, challenge, counter: after.saturating_add(1) };
-        let envelope = Envelope::signed(op, &request(head), keys.signing());
+        let envelope = sign(&request(head));
         connection.exchange(op, wire::bytes_of(&envelope)).await
     };
     match attempt(last.leaf.clone(), last.counter).await {

@@ -5,7 +5,9 @@
 
 use super::keys::NodeKeys;
 use super::store::{Granted, Registry};
+use crate::admit::Origin;
 use crate::challenge::{Challenges, VALID_SECS};
+use crate::identity::WireguardKey;
 use crate::rate::Rates;
 use crate::reason::{ReasonCode, Refusal, Side};
 use crate::wire::{
@@ -29,6 +31,10 @@ use tokio::sync::Semaphore;
 
 /// Waits until a generation of the admissions has reached the dataplane; the service gives it one second.
 pub type Applied = Arc<dyn Fn(u64) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Tells the underlay address behind a foyer peer, where it can.
+pub type Underlay =
+    Arc<dyn Fn(WireguardKey) -> Pin<Box<dyn Future<Output = Option<IpAddr>> + Send>> + Send + Sync>;
 
 /// How long the service waits for [`Applied`].
 const APPLIED_WAIT: Duration = Duration::from_secs(1);
@@ -68,6 +74,7 @@ struct Inner {
     keys: Arc<NodeKeys>,
     limits: Limits,
     applied: Applied,
+    underlay: Underlay,
     started: Instant,
     challenges: Mutex<Challenges>,
     rates: Mutex<Rates>,
@@ -84,6 +91,18 @@ impl Service {
     /// A service over a registry, answering with the hub's keys. `applied` is awaited (at most 1 s) before the answer
     /// to a request that changed who or what is admitted, so that the way is open when the leaf reads it.
     pub fn new(registry: Registry, keys: Arc<NodeKeys>, limits: Limits, applied: Applied) -> Self {
+        Self::with_underlay(registry, keys, limits, applied, Arc::new(|_| Box::pin(async { None })))
+    }
+
+    /// The same, where the underlay address behind a foyer peer can be told: it is asked for by invites that hold for
+    /// some sources only or need approval.
+    pub fn with_underlay(
+        registry: Registry,
+        keys: Arc<NodeKeys>,
+        limits: Limits,
+        applied: Applied,
+        underlay: Underlay,
+    ) -> Self {
         Self(Arc::new(Inner {
             challenges: Mutex::new(Challenges::new(limits.challenges, limits.challenges_per_source)),
             rates: Mutex::new(Rates::new(limits.per_source_per_sec, limits.per_source_burst)),
@@ -95,6 +114,7 @@ impl Service {
             keys,
             limits,
             applied,
+            underlay,
         }))
     }
 
@@ -166,6 +186,13 @@ impl Service {
         forbidden(format!("{source} is outside the overlay"))
     }
 
+    /// The underlay address behind a foyer address, if the invite there cares.
+    async fn underlay(&self, source: IpAddr) -> Option<IpAddr> {
+        let admissions = self.0.registry.snapshot();
+        let peer = admissions.foyer.iter().find(|peer| IpAddr::V4(peer.address) == source)?;
+        if peer.underlay_matters { (self.0.underlay)(peer.public_key).await } else { None }
+    }
+
     fn challenge(&self, source: IpAddr, body: &[u8]) -> Result<ChallengeAnswer, Refusal> {
         self.check_source(Operation::Challenge, source)?;
         let _: ChallengeRequest = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
@@ -186,10 +213,15 @@ impl Service {
         let challenge = challenge_of(op, &envelope)?;
         lock(&self.0.challenges).take(&challenge, source, self.0.started.elapsed().as_secs())?;
         let Granted { admission, changed } = match op {
-            Operation::Enroll => self.0.registry.enroll(envelope, source).await?,
+            Operation::Enroll => {
+                let underlay = self.underlay(source).await;
+                self.0.registry.enroll(envelope, Origin { source, underlay }).await?
+            }
             _ => self.0.registry.leaf_request(op, envelope, source).await?,
         };
-        if let Some(generation) = changed.filter(|_| op != Operation::Renew) {
+        // A leaf that rotates or leaves must hear the answer while its old tunnel is there.
+        let waits = !matches!(op, Operation::Renew | Operation::Rotate | Operation::Leave);
+        if let Some(generation) = changed.filter(|_| waits) {
             tracing::info!(leaf = %admission.leaf, op = op.path(), generation, "admission changed");
             if tokio::time::timeout(APPLIED_WAIT, (self.0.applied)(generation)).await.is_err() {
                 tracing::warn!(generation, "answered before the dataplane had this generation");

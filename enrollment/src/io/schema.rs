@@ -1,6 +1,7 @@
 //! The registry's tables and how records become rows. A row that cannot be read is reported and blocks no other.
 
-use crate::claim::{Claim, ClaimStep};
+use crate::approval::Pending;
+use crate::claim::{Claim, ClaimStep, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::log::StoredInvite;
 use crate::policy::HubSettings;
@@ -27,6 +28,8 @@ CREATE INDEX IF NOT EXISTS claim_history_address ON claim_history (address, seq)
 CREATE TABLE IF NOT EXISTS invites (id TEXT PRIMARY KEY, mac_key BLOB NOT NULL, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS revoked_keys (
   key TEXT PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('wireguard', 'signing')), leaf TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS pending (signing_key TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS moves (address TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 ";
 
 /// How many entries of the claims' history are kept.
@@ -67,6 +70,8 @@ pub fn load(db: &Connection, settings: Arc<HubSettings>, now: u64) -> rusqlite::
     load_revoked_keys(db, &mut state)?;
     load_leaves(db, &mut state, now)?;
     load_claims(db, &mut state, now)?;
+    load_pending(db, &mut state, now)?;
+    load_moves(db, &mut state, now)?;
     state.settle(now);
     Ok(state)
 }
@@ -95,6 +100,30 @@ fn read_invite(row: &Row<'_>) -> Result<InviteRecord, String> {
     let mac_key: [u8; 32] = row.get(1).map_err(|e| e.to_string())?;
     let stored: StoredInvite = serde_json::from_str(&text(row, 2)).map_err(|e| e.to_string())?;
     Ok(stored.with(id, MacKey::new(mac_key)))
+}
+
+fn load_pending(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT signing_key, record FROM pending")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        match serde_json::from_str::<Pending>(&text(row, 1)) {
+            Ok(pending) => state.apply_one(&Change::Pending(Arc::new(pending)), now),
+            Err(why) => state.reserve(bad("pending", &text(row, 0), why), None, None),
+        }
+    }
+    Ok(())
+}
+
+fn load_moves(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT address, record FROM moves")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        match (text(row, 0).parse::<Ipv4Addr>(), serde_json::from_str::<Move>(&text(row, 1))) {
+            (Ok(address), Ok(moving)) => state.resume_move(address, moving, now),
+            _ => state.reserve(bad("moves", &text(row, 0), "it cannot be read"), None, None),
+        }
+    }
+    Ok(())
 }
 
 fn load_revoked_keys(db: &Connection, state: &mut State) -> rusqlite::Result<()> {
@@ -178,7 +207,7 @@ pub fn write(tx: &Transaction<'_>, changes: &[Change], generation: u64, now: u64
     )?;
     put.execute(params!["generation", signed(generation)])?;
     let claims = changes.iter().filter_map(|change| match change {
-        Change::ClaimAdded { claim, .. } => Some(claim.generation),
+        Change::ClaimAdded { claim, .. } | Change::ClaimMoved { claim, .. } => Some(claim.generation),
         _ => None,
     });
     if let Some(highest) = claims.max() {
@@ -220,8 +249,46 @@ fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Resul
             put.execute(params![wireguard_key.to_string(), "wireguard", leaf.as_str()])?;
             put.execute(params![signing_key.to_string(), "signing", leaf.as_str()])?;
         }
+        Change::Pending(pending) => {
+            let mut put = tx.prepare_cached(
+                "INSERT INTO pending (signing_key, record) VALUES (?1, ?2)
+                 ON CONFLICT (signing_key) DO UPDATE SET record = ?2",
+            )?;
+            put.execute(params![pending.signing_key.to_string(), json(&**pending)?])?;
+        }
+        Change::PendingGone(key) => {
+            tx.execute("DELETE FROM pending WHERE signing_key = ?1", [key.to_string()])?;
+        }
+        Change::ClaimMoved { address, moving, claim } => write_move(tx, address, moving, claim, now)?,
+        Change::MoveDone(address) => {
+            tx.execute("DELETE FROM moves WHERE address = ?1", [address.to_string()])?;
+        }
+        Change::LeafForgotten(name) => {
+            tx.execute("DELETE FROM leaves WHERE name = ?1", [name.as_str()])?;
+        }
     }
     Ok(())
+}
+
+fn write_move(
+    tx: &Transaction<'_>,
+    address: &Ipv4Addr,
+    moving: &Move,
+    claim: &Claim,
+    now: u64,
+) -> rusqlite::Result<()> {
+    let mut put = tx.prepare_cached(
+        "UPDATE claims SET leaf = ?2, generation = ?3, since = ?4 WHERE address = ?1 AND leaf = ?5",
+    )?;
+    let (generation, since) = (signed(claim.generation), signed(claim.since));
+    let (from, to) = (moving.from.as_str(), moving.to.as_str());
+    put.execute(params![address.to_string(), to, generation, since, from])?;
+    let mut put = tx.prepare_cached(
+        "INSERT INTO moves (address, record) VALUES (?1, ?2) ON CONFLICT (address) DO UPDATE SET record = ?2",
+    )?;
+    put.execute(params![address.to_string(), json(moving)?])?;
+    write_history(tx, address, &moving.from, &moving.former, ClaimStep::Moved, now)?;
+    write_history(tx, address, &moving.to, claim, ClaimStep::Added, now)
 }
 
 fn write_invite(tx: &Transaction<'_>, invite: &InviteRecord) -> rusqlite::Result<()> {
@@ -265,11 +332,9 @@ pub fn history(
     )?;
     let rows = query.query_map(params![address.map(|a| a.to_string()), limit], |row| {
         let number = |index| Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(index)?).unwrap_or(0));
-        let step = match text(row, 4).as_str() {
-            "added" => ClaimStep::Added,
-            "released" => ClaimStep::Released,
-            _ => ClaimStep::Revoked,
-        };
+        let word = text(row, 4);
+        let step = ClaimStep::ALL.into_iter().find(|step| step.as_str() == word);
+        let step = step.unwrap_or(ClaimStep::Revoked);
         let address = text(row, 1).parse().unwrap_or(Ipv4Addr::UNSPECIFIED);
         Ok(ClaimHistoryView { at: number(0)?, address, leaf: text(row, 2), generation: number(3)?, step })
     })?;

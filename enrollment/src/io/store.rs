@@ -3,9 +3,11 @@
 use super::keys::{self, NodeKeys};
 use super::log_store::{self, Log};
 use super::schema;
-use crate::admit::{self, Decision};
+use crate::admit::{self, Decision, Origin};
+use crate::approval::{self, Verdict};
 use crate::identity::{InviteId, LeafName};
 use crate::invite::{Invite, InviteSecret};
+use crate::life;
 use crate::log::Actor;
 use crate::policy::{HubSettings, InviteOrder};
 use crate::reason::{ReasonCode, Refusal};
@@ -174,11 +176,12 @@ impl Registry {
     }
 
     /// Judges a first request; what it changes is durable when this returns.
-    pub async fn enroll(&self, envelope: Envelope, source: IpAddr) -> Result<Granted, Refusal> {
+    pub async fn enroll(&self, envelope: Envelope, origin: impl Into<Origin>) -> Result<Granted, Refusal> {
+        let origin = origin.into();
         self.call(move |owner| {
             let actor = envelope.open::<EnrollRequest>().map(|request| Actor::Invited(request.invite))?;
             owner.decide(Some(actor), Operation::Enroll, |state, now| {
-                admit::enroll(state, &envelope, source, now)
+                admit::enroll(state, &envelope, origin, now)
             })
         })
         .await
@@ -201,10 +204,44 @@ impl Registry {
     pub async fn revoke(&self, leaf: LeafName) -> Result<u64, Refusal> {
         self.call(move |owner| {
             let now = (owner.clock)();
-            let decision = admit::revoke(&owner.state, &leaf, now)?;
+            let decision = life::revoke(&owner.state, &leaf, now)?;
             tracing::info!(%leaf, "leaf revoked");
             owner.commit(&Actor::Admin, "revoke", &decision.changes, now)?;
             Ok(owner.state.generation())
+        })
+        .await
+    }
+
+    /// Stores the operator's word on a machine that waits, named by its fingerprint or its site. Says whether that
+    /// changed anything, and the fingerprint.
+    pub async fn decide_pending(&self, what: String, verdict: Verdict) -> Result<(bool, String), Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let (pending, changes) = approval::decide(&owner.state, &what, verdict, now)?;
+            let fingerprint = pending.fingerprint();
+            tracing::info!(site = %pending.site, fingerprint, ?verdict, "request for approval judged");
+            Ok((owner.commit(&Actor::Admin, "pending/decide", &changes, now)?.is_some(), fingerprint))
+        })
+        .await
+    }
+
+    /// Gives an owned address to another leaf. Gives the generation, or `None` if nothing changed.
+    pub async fn move_claim(&self, address: Ipv4Addr, to: LeafName) -> Result<Option<u64>, Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let changes = life::move_claim(&owner.state, address, &to, now)?;
+            owner.commit(&Actor::Admin, "claims/move", &changes, now)
+        })
+        .await
+    }
+
+    /// Ends a move: the new owner's route is there.
+    pub async fn move_done(&self, address: Ipv4Addr) -> Result<(), Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let under_way = owner.state.moves.contains_key(&address);
+            let changes = if under_way { vec![Change::MoveDone(address)] } else { Vec::new() };
+            owner.commit(&Actor::Hub, "claims/moved", &changes, now).map(drop)
         })
         .await
     }
@@ -326,6 +363,12 @@ impl Owner {
 
     fn tick(&mut self) {
         let now = (self.clock)();
+        let mut changes = life::overdue_moves(&self.state, now);
+        changes.extend(life::forgettable_leaves(&self.state, now));
+        changes.extend(approval::forgettable(&self.state, now));
+        if let Err(refusal) = self.commit(&Actor::Hub, "time", &changes, now) {
+            tracing::warn!(%refusal, "what time has ended was not stored; it is tried again");
+        }
         if self.state.settle(now) {
             self.state.generation += 1;
             self.publish_now(now);
@@ -344,6 +387,9 @@ impl Owner {
         let actor = actor.unwrap_or_else(|| Actor::Leaf(decision.leaf.clone()));
         let operation = op.path().trim_start_matches("/v1/");
         let changed = self.commit(&actor, operation, &decision.changes, now)?;
+        if let Some(refusal) = decision.refusal {
+            return Err(refusal);
+        }
         let admission = self.state.admission(&decision.leaf, now);
         Ok(Granted { admission: admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?, changed })
     }

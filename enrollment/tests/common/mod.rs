@@ -68,6 +68,7 @@ pub fn enroll_request(
         wireguard_key: keys.wireguard_key(),
         signing_key: keys.signing_key(),
         claims: claims.to_vec(),
+        replace: false,
     }
 }
 
