@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LONGEST: usize = 700;
 
 /// The libraries whose cores are pure.
-const LIBRARIES: [&str; 5] = ["config", "bgp", "dataplane", "enrollment", "federation"];
+const LIBRARIES: [&str; 6] = ["config", "bfd", "bgp", "dataplane", "enrollment", "federation"];
 
 /// What a core must not name: runtimes, sockets, SQLite, netlink, the clock, files, processes, threads.
 const WORLDLY: [&str; 22] = [
