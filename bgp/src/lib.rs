@@ -12,7 +12,7 @@
 //! 6. [`speaker`]: all of that together; [`io`]: the same with sockets.
 //!
 //! Only internal peers with four-octet AS numbers are served: another AS is refused with 2/2, a peer without
-//! RFC 6793 with 2/7. Absent so far: LLGR towards others, ADD-PATH, BFD, TCP-MD5, BMP and MRT.
+//! RFC 6793 with 2/7. Absent so far: LLGR towards others, ADD-PATH, TCP-MD5, BMP and MRT.
 
 pub mod attributes;
 pub mod best_path;

@@ -116,6 +116,8 @@ pub mod cease {
     pub const OUT_OF_RESOURCES: u8 = 8;
     /// The session and its routes end, graceful restart notwithstanding.
     pub const HARD_RESET: u8 = 9;
+    /// BFD says that the peer does not answer (RFC 9384).
+    pub const BFD_DOWN: u8 = 10;
 }
 
 impl Notification {

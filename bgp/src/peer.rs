@@ -186,10 +186,12 @@ impl Peer {
                 End::Lost(_) => true,
                 End::Received(n) => gr.notification && !n.is_hard_reset(),
                 // What we end because the peer broke a rule, or must go, takes its routes along; its silence and
-                // its second connection do not.
+                // its second connection do not. Nor does BFD: ours ends with our control plane, so that its fall
+                // cannot be told from a restart (RFC 5882 section 4.3.2.2).
                 End::Sent(n) => {
                     matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
                         || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION)
+                        || (n.code, n.subcode) == (6, crate::message::cease::BFD_DOWN)
                 }
             };
             if survives { u64::from(gr.restart_secs) } else { 0 }
@@ -239,6 +241,7 @@ mod tests {
         let hard = End::Received(Notification::cease(9));
         let silent = End::Sent(Notification::new(4, 0, vec![]));
         let broke_a_rule = End::Sent(Notification::new(3, 1, vec![]));
+        let bfd = End::Sent(Notification::cease(crate::message::cease::BFD_DOWN));
         let p = neighbor(0);
         assert_eq!(p.retention_secs(&lost, None), 0);
         assert_eq!(p.retention_secs(&lost, Some(&gr(false))), 120);
@@ -247,6 +250,8 @@ mod tests {
         assert_eq!(p.retention_secs(&hard, Some(&gr(true))), 0);
         assert_eq!(p.retention_secs(&silent, Some(&gr(true))), 120);
         assert_eq!(p.retention_secs(&broke_a_rule, Some(&gr(true))), 0);
+        assert_eq!(p.retention_secs(&bfd, Some(&gr(true))), 120);
+        assert_eq!(p.retention_secs(&bfd, None), 0);
         let p = neighbor(43_200);
         for end in [lost, shutdown, hard, silent, broke_a_rule] {
             assert_eq!(p.retention_secs(&end, Some(&gr(true))), 43_200, "fail static: {end:?}");

@@ -1,6 +1,6 @@
 //! What the speaker is told: itself, its neighbours and its own routes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
@@ -111,6 +111,15 @@ impl Neighbor {
             fail_static_secs: 0,
         }
     }
+}
+
+/// With whom there is a BFD session for as long as the BGP session is Established.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Liveness {
+    /// By the name of the [`Neighbor`].
+    pub neighbors: BTreeMap<String, bfd::settings::Settings>,
+    /// With every dynamic peer, by the name of its [`DynamicPeers`].
+    pub dynamic_peers: BTreeMap<String, bfd::settings::Settings>,
 }
 
 /// A route that this speaker originates.

@@ -71,6 +71,9 @@ pub struct PeerView {
     pub bytes_in: u64,
     /// Octets sent in all sessions.
     pub bytes_out: u64,
+    /// Its BFD session, if it has one.
+    #[serde(default)]
+    pub bfd: Option<bfd::view::SessionView>,
     /// Whether it is behind the shared log and gets the latest state piece by piece.
     pub slow: bool,
 }

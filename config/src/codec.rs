@@ -70,6 +70,10 @@ impl<T> Whole<T> {
         Whole { min, max, or_zero: false, unit: " seconds", out: PhantomData }
     }
 
+    pub const fn millis(min: u64, max: u64) -> Self {
+        Whole { min, max, or_zero: false, unit: " milliseconds", out: PhantomData }
+    }
+
     pub const fn or_zero(mut self) -> Self {
         self.or_zero = true;
         self

@@ -23,6 +23,7 @@
 //! # Ok::<(), config::Mistakes>(())
 //! ```
 
+mod bfd;
 mod check;
 mod codec;
 mod document;
@@ -38,6 +39,7 @@ mod spec;
 mod tree;
 mod value;
 
+pub use bfd::Bfd;
 pub use document::parse;
 pub use kind::{Kind, Role};
 pub use mistake::{Mistake, Mistakes, Position, Problem};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::bfd::{Bfd, BfdMapping};
 use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::resource::{Fallback, resource};
@@ -130,6 +131,8 @@ resource! {
         limit: u32 = "limit", Whole::<u32>::range(1, 100_000), Fallback::Value(|| 1000);
         /// Who is accepted.
         admission: PeerAdmission = "admission", ADMISSIONS, Fallback::Value(|| PeerAdmission::Enrolled);
+        /// BFD with each of these neighbours while its BGP session is Established (RFC 5880).
+        bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
     }
 }
 
@@ -147,6 +150,8 @@ resource! {
         /// Hold time in seconds offered to this neighbour.
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME,
             Fallback::Derived("the `holdTimeSecs` of the BGPRouter", |c| Some(c.hold_time_secs));
+        /// BFD with this neighbour while its BGP session is Established (RFC 5880).
+        bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
     }
 }
 
@@ -195,6 +200,8 @@ resource! {
         capture: Capture = "capture", CAPTURES, Fallback::Value(|| Capture::None);
         /// Where WireGuard and ipip run: `auto` takes the kernel if it has both, else the daemon's process.
         dataplane: DataplaneChoice = "dataplane", DATAPLANES, Fallback::Value(|| DataplaneChoice::Auto);
+        /// BFD with the hubs through their tunnels while BGP is Established (RFC 5880).
+        bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bgp::io::{Neighbor, Speaker, SpeakerConfig};
+use bgp::io::{Liveness, Neighbor, Speaker, SpeakerConfig};
 use bgp::view::BestPaths;
 use dataplane::io::{Dataplane, path_mtu};
 use dataplane::state::{PrivateKey, Wished};
@@ -102,6 +102,8 @@ pub struct Converge {
     pub router: config::BgpRouter,
     /// Neighbours that the configuration names beside the hubs.
     pub peers: Vec<config::Object<config::BgpPeer>>,
+    /// BFD with the hubs.
+    pub bfd: config::Bfd,
 }
 
 impl Converge {
@@ -178,11 +180,28 @@ impl Converge {
         }
     }
 
+    /// Who has BFD: the hubs as the membership says, the others as each says.
+    fn liveness(&self, admission: &Admission) -> Liveness {
+        let wished = |bfd: &config::Bfd| {
+            bfd.enabled.then_some(bfd::settings::Settings {
+                min_tx_millis: bfd.min_tx_millis,
+                min_rx_millis: bfd.min_rx_millis,
+                multiplier: bfd.multiplier,
+                multihop: bfd.multihop,
+            })
+        };
+        let hubs = admission.topology.hubs.iter();
+        let hubs = hubs.filter_map(|hub| Some((hub.name.to_string(), wished(&self.bfd)?)));
+        let named = self.peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec.bfd)?)));
+        Liveness { neighbors: hubs.chain(named).collect(), dynamic_peers: Default::default() }
+    }
+
     async fn apply(&self, admission: &Admission, keys: &NodeKeys, paths: &BestPaths, underlay: Underlay) {
         let speaker = self.speaker.borrow().clone();
         if let Some(speaker) = speaker {
             let mut all = neighbors(admission, self.router.hold_time_secs);
             all.extend(self.peers.iter().map(|peer| configured(peer.name.as_str(), &peer.spec)));
+            speaker.set_liveness(self.liveness(admission)).await;
             speaker.set_neighbors(all).await;
             speaker.originate(leaf::originated(admission)).await;
         }

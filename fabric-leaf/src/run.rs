@@ -126,6 +126,7 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         listen_port: port,
         router: config.router.spec.clone(),
         peers: config.peers.clone(),
+        bfd: config.client.spec.bfd,
     };
     tokio::spawn(converge.run());
     let enroller = Enroller {

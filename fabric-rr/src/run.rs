@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::io::{DynamicPeers, Neighbor, Restarting, Speaker, SpeakerConfig};
+use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig};
 use bgp::policy::Admission;
 use config::{BgpRouter, Config, PeerAdmission};
 use control::daemon::{PidFile, stop_signal};
@@ -149,6 +149,7 @@ async fn start(
     let speaker = Speaker::start(speaker_config(router, opened.as_ref())?, router.listen.clone())
         .await
         .map_err(start_error)?;
+    speaker.set_liveness(liveness(&config)).await;
     speaker.set_neighbors(neighbors(&config)).await;
     let enrolled = match opened {
         Some(opened) => Some(serve_enrollment(opened, &config, speaker.clone()).await?),
@@ -301,6 +302,22 @@ fn neighbors(config: &config::Hub) -> Vec<Neighbor> {
             ..Neighbor::new(name, peer.address, peer.remote_asn)
         })
         .collect()
+}
+
+/// Who has BFD.
+fn liveness(config: &config::Hub) -> Liveness {
+    let wished = |bfd: &config::Bfd| {
+        bfd.enabled.then_some(bfd::settings::Settings {
+            min_tx_millis: bfd.min_tx_millis,
+            min_rx_millis: bfd.min_rx_millis,
+            multiplier: bfd.multiplier,
+            multihop: bfd.multihop,
+        })
+    };
+    let named = config.peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec.bfd)?)));
+    let dynamic =
+        config.dynamic_peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec.bfd)?)));
+    Liveness { neighbors: named.collect(), dynamic_peers: dynamic.collect() }
 }
 
 /// The configured dynamic peers, those that are for enrolled leaves with the present admissions.

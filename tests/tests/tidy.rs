@@ -155,7 +155,10 @@ fn arrows_point_one_way() {
     for (name, list) in &drawn {
         for other in list {
             let domain = LIBRARIES.contains(&name.as_str());
-            let may = matches!((name.as_str(), other.as_str()), ("enrollment" | "federation", "bgp"));
+            let may = matches!(
+                (name.as_str(), other.as_str()),
+                ("enrollment" | "federation", "bgp") | ("bgp", "bfd")
+            );
             assert!(!domain || may, "{name} -> {other}: a library knows its own domain");
             assert!(!other.starts_with("fabric-"), "{name} -> {other}: nothing depends on a daemon");
         }

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::handle::{Command, StartError};
+use super::liveness;
 use crate::egress::SLICES;
 use crate::session::Millis;
 use crate::settings::SpeakerConfig;
@@ -78,26 +79,31 @@ fn listen_on(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// A connection's socket, as the flusher sees it.
-struct Wire {
-    id: ConnId,
-    stream: Rc<TcpStream>,
+pub(super) struct Wire {
+    pub(super) id: ConnId,
+    pub(super) stream: Rc<TcpStream>,
+    /// Its BFD session.
+    pub(super) bfd: Option<(bfd::io::SessionId, bfd::io::Key)>,
     /// The socket took no more; its task waits for it.
     blocked: bool,
     /// Wakes the connection's task.
     waker: Option<Waker>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     speaker: Speaker,
     /// By [`ConnId::slot`].
-    wires: Vec<Option<Wire>>,
+    pub(super) wires: Vec<Option<Wire>>,
+    /// Started with the first session that has it.
+    pub(super) bfd: Option<bfd::io::Bfd>,
+    pub(super) session_limit: usize,
     buffer: Box<[u8]>,
     publish: watch::Sender<Arc<BestPaths>>,
 }
 
 /// What all tasks of the thread share. No borrow of `inner` lasts over an await.
-struct Shared {
-    inner: RefCell<Inner>,
+pub(super) struct Shared {
+    pub(super) inner: RefCell<Inner>,
     started: Instant,
     flush: Notify,
     timer: Notify,
@@ -113,6 +119,7 @@ impl Shared {
         while let Some(action) = inner.speaker.next_action() {
             match action {
                 Action::Close(id, farewell) => close(inner, id, farewell),
+                Action::Watch(id, settings) => liveness::watch(self, inner, id, settings),
                 Action::Dial { peer, to, from } => {
                     spawn_local(dial(Rc::clone(self), peer, to, from));
                 }
@@ -125,7 +132,7 @@ impl Shared {
     }
 
     /// Tells the speaker something.
-    fn tell<T>(self: &Rc<Self>, what: impl FnOnce(&mut Speaker, Millis) -> T) -> T {
+    pub(super) fn tell<T>(self: &Rc<Self>, what: impl FnOnce(&mut Speaker, Millis) -> T) -> T {
         let mut inner = self.inner.borrow_mut();
         let timer_was = inner.speaker.deadline();
         let answer = what(&mut inner.speaker, self.now());
@@ -141,7 +148,10 @@ async fn run(
     publish: watch::Sender<Arc<BestPaths>>,
 ) {
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    let session_limit = config.session_limit;
     let inner = Inner {
+        bfd: None,
+        session_limit,
         speaker: Speaker::new(config, seed, 0),
         wires: Vec::new(),
         buffer: vec![0; READ_BYTES].into(),
@@ -196,11 +206,18 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             shared.tell(|s, now| s.set_neighbors(neighbors, now));
             let _ = done.send(());
         }
+        Command::SetLiveness(wished, done) => {
+            shared.tell(|s, _| s.set_liveness(wished));
+            let _ = done.send(());
+        }
         Command::Originate(routes, done) => {
             shared.tell(|s, _| s.originate(routes));
             let _ = done.send(());
         }
-        Command::Peers(done) => drop(done.send(shared.tell(|s, now| s.peers(now)))),
+        Command::Peers(done) => {
+            let bfd = shared.inner.borrow().bfd.clone();
+            drop(done.send(shared.tell(|s, now| liveness::peers(s, bfd.as_ref(), now))));
+        }
         Command::Routes(query, done) => {
             let routes = shared.tell(|s, _| {
                 s.flush();
@@ -273,7 +290,7 @@ fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Dire
             if inner.wires.len() <= id.slot() {
                 inner.wires.resize_with(id.slot() + 1, || None);
             }
-            let wire = Wire { id, stream: Rc::clone(&stream), blocked: false, waker: None };
+            let wire = Wire { id, stream: Rc::clone(&stream), bfd: None, blocked: false, waker: None };
             inner.wires[id.slot()] = Some(wire);
             spawn_local(serve(Rc::clone(shared), id, stream));
         }
@@ -289,6 +306,9 @@ fn close(inner: &mut Inner, id: ConnId, last: Vec<u8>) {
     if let Some(wire) = slot.take_if(|w| w.id == id) {
         if let Some(waker) = wire.waker {
             waker.wake();
+        }
+        if let (Some((session, _)), Some(bfd)) = (wire.bfd, &inner.bfd) {
+            bfd.remove(session);
         }
         spawn_local(farewell(wire.stream, last));
     }

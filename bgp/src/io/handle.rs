@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::settings::{DynamicPeers, Neighbor, Originated, SpeakerConfig};
+use crate::settings::{DynamicPeers, Liveness, Neighbor, Originated, SpeakerConfig};
 use crate::view::{BestPaths, PeerView, RejectedView, RouteQuery, RouteView, SpeakerView};
 
 /// What the handle asks of the driver.
 pub(super) enum Command {
     SetDynamicPeers(Vec<DynamicPeers>, oneshot::Sender<()>),
     SetNeighbors(Vec<Neighbor>, oneshot::Sender<()>),
+    SetLiveness(Liveness, oneshot::Sender<()>),
     Originate(Vec<Originated>, oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerView>>),
     Routes(RouteQuery, oneshot::Sender<Vec<RouteView>>),
@@ -75,6 +76,11 @@ impl Speaker {
     /// Replaces the neighbours that are dialled; unchanged ones notice nothing.
     pub async fn set_neighbors(&self, neighbors: Vec<Neighbor>) {
         self.ask(|done| Command::SetNeighbors(neighbors, done)).await;
+    }
+
+    /// Replaces what says who has BFD; sessions notice nothing.
+    pub async fn set_liveness(&self, liveness: Liveness) {
+        self.ask(|done| Command::SetLiveness(liveness, done)).await;
     }
 
     /// Sets the whole wished set of own routes.

@@ -2,7 +2,8 @@
 
 mod driver;
 mod handle;
+mod liveness;
 
-pub use crate::settings::{DynamicPeers, Neighbor, Originated, Restarting, SpeakerConfig};
+pub use crate::settings::{DynamicPeers, Liveness, Neighbor, Originated, Restarting, SpeakerConfig};
 pub use crate::view::{BestPath, BestPaths, RouteQuery};
 pub use handle::{Speaker, StartError};

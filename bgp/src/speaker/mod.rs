@@ -7,6 +7,7 @@
 //! (configuration, and what outlives a session), `shown` (views).
 
 mod ingress;
+mod liveness;
 mod neighbors;
 mod output;
 mod shown;
@@ -27,7 +28,7 @@ use crate::policy::ImportPolicy;
 use crate::reflect::Batch;
 use crate::rib::Table;
 use crate::session::{End, Event, Millis, Session, State};
-use crate::settings::{DynamicPeers, SpeakerConfig};
+use crate::settings::{DynamicPeers, Liveness, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
 use crate::types::{PeerKey, Prefix};
 
@@ -68,6 +69,9 @@ pub enum Action {
         /// From which address.
         from: Option<IpAddr>,
     },
+    /// Have a BFD session with these settings beside this connection, or none; it ends with the connection. Its
+    /// fall goes to [`Speaker::bfd_fell`].
+    Watch(ConnId, Option<bfd::settings::Settings>),
 }
 
 /// One connection with its session.
@@ -81,6 +85,8 @@ struct Conn {
     partial: Vec<u8>,
     out: Outbox,
     source: Option<SourceId>,
+    /// The BFD session that was asked for.
+    bfd: Option<bfd::settings::Settings>,
     uid: u64,
     policy: Option<Arc<ImportPolicy>>,
     established_at: Millis,
@@ -107,6 +113,7 @@ pub struct Speaker {
     serial: u64,
     peers: BTreeMap<PeerKey, Peer>,
     groups: Vec<DynamicPeers>,
+    liveness: Liveness,
     originated: BTreeSet<Prefix>,
     log: Log,
     batch: Batch,
@@ -141,6 +148,7 @@ impl Speaker {
             serial: 0,
             peers: BTreeMap::new(),
             groups: Vec::new(),
+            liveness: Liveness::default(),
             originated: BTreeSet::new(),
             log: Log::default(),
             batch: Batch::default(),
@@ -221,6 +229,7 @@ impl Speaker {
             partial: Vec::new(),
             out,
             source: None,
+            bfd: None,
             uid: 0,
             policy,
             established_at: 0,

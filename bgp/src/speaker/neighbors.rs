@@ -148,6 +148,7 @@ impl Speaker {
             self.wake(deadline);
         }
         self.publish |= self.config.publish_best_paths;
+        self.watch(slot);
     }
 
     /// The peer has sent everything of a family: what is stale still, is gone.

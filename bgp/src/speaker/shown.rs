@@ -100,6 +100,8 @@ impl Speaker {
             updates_in: totals.updates_in,
             bytes_in: totals.bytes_in,
             bytes_out: totals.bytes_out,
+            // Filled in by who has the sockets.
+            bfd: None,
             slow: conn.is_some_and(|c| c.out.behind.is_some()),
         }
     }
