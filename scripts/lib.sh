@@ -25,9 +25,10 @@ need_cargo() {
     command -v cargo >/dev/null || fail "no Rust toolchain" "install the one that rust-version in Cargo.toml names, see https://rustup.rs"
 }
 
+# The programs that are shipped, and what else is named: `build_programs -p fabric-bench`.
 build_programs() {
     need_cargo
-    cargo build --locked --profile "$profile" -p fabric-rr -p fabric-leaf -p fabric-cli
+    cargo build --locked --profile "$profile" -p fabric-rr -p fabric-leaf -p fabric-cli "$@"
 }
 
 # What a run must not leave behind, one thing a line. Namespaces, interfaces and tables are the machine's;

@@ -1,0 +1,189 @@
+//! `fabric-bench`: the load generator's command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bench::compare::{self, Comparison};
+use bench::reflector::{Make, Target};
+use bench::scenarios::Effort;
+use bench::{namespace, output, process, table};
+use clap::{Args, Parser, Subcommand};
+
+/// Drives BGP route reflectors with many iBGP clients, checks every route that every client receives, and measures.
+#[derive(Debug, Parser)]
+#[command(name = "fabric-bench", version)]
+struct Cli {
+    /// Stay in this network namespace; the default is a new one, which needs root.
+    #[arg(long, global = true)]
+    here: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure reflectors side by side, in alternating rounds, and print the table.
+    Compare(Compare),
+    /// Print the ratios of two result files side by side, this generator's and another's.
+    Agree(Agree),
+    /// Spin at whatever priority this was started with until standard input closes.
+    #[command(hide = true)]
+    KeepAwake,
+}
+
+#[derive(Debug, Args)]
+struct Programs {
+    /// The program of a reflector, as NAME=PATH; may be given again.
+    #[arg(long = "program", value_parser = program)]
+    programs: Vec<(Make, PathBuf)>,
+}
+
+impl Programs {
+    fn target(&self, make: Make) -> Target {
+        let given = self.programs.iter().find(|(m, _)| *m == make).map(|(_, path)| path.clone());
+        Target { program: given.unwrap_or_else(|| make.program()), ..Target::new(make) }
+    }
+}
+
+fn make(name: &str) -> Result<Make, String> {
+    let known = Make::ALL.map(Make::name).join(", ");
+    Make::of(name).ok_or_else(|| format!("no reflector '{name}'; there are {known}"))
+}
+
+fn program(words: &str) -> Result<(Make, PathBuf), String> {
+    let (name, path) = words.split_once('=').ok_or("not like NAME=PATH")?;
+    Ok((make(name)?, path.into()))
+}
+
+#[derive(Debug, Args)]
+struct Compare {
+    /// The reflectors, ours first; those whose program is not there are left out, and said so.
+    #[arg(long, value_delimiter = ',', value_parser = make, default_value = "fabric-rr,bird,frr,gobgp,openbgpd")]
+    reflectors: Vec<Make>,
+    #[command(flatten)]
+    programs: Programs,
+    /// What to measure: quick, daily or full.
+    #[arg(long, default_value = "quick")]
+    suite: String,
+    /// What to measure instead of a suite, such as 10x1000:cold,late; may be given again.
+    #[arg(long)]
+    plan: Vec<String>,
+    /// Rounds.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Rounds of each latency measurement.
+    #[arg(long, default_value_t = 1000)]
+    latency_rounds: usize,
+    /// Seconds of churn.
+    #[arg(long, default_value_t = 5.0)]
+    churn_s: f64,
+    /// Changes that each client keeps under way in churn.
+    #[arg(long, default_value_t = 64)]
+    window: usize,
+    /// Seconds after which a scenario is given up.
+    #[arg(long, default_value_t = 120.0)]
+    give_up_s: f64,
+    /// Where results go.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// End with status 1 when anything of the first reflector failed or was incorrect.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Debug, Args)]
+struct Agree {
+    /// This generator's results.jsonl.
+    own: PathBuf,
+    /// The other generator's results.jsonl.
+    other: PathBuf,
+    /// The reflector whose ratios are compared.
+    #[arg(long, default_value = "fabric-rr")]
+    ours: String,
+    /// How far apart the ranges may be: 0.25 is a quarter.
+    #[arg(long, default_value_t = 0.25)]
+    tolerance: f64,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            output::note(&format!("fabric-bench: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs a command; false: the answer is bad.
+fn run(cli: Cli) -> Result<bool, Failure> {
+    let enter = || -> Result<(), Failure> {
+        if !cli.here {
+            namespace::enter()?;
+        }
+        Ok(namespace::many_files()?)
+    };
+    match &cli.command {
+        Command::KeepAwake => {
+            process::keep_awake();
+            Ok(true)
+        }
+        Command::Agree(options) => agree(options),
+        Command::Compare(options) => {
+            enter()?;
+            run_compare(options)
+        }
+    }
+}
+
+fn run_compare(options: &Compare) -> Result<bool, Failure> {
+    let effort = Effort {
+        rounds: options.latency_rounds,
+        churn: Duration::try_from_secs_f64(options.churn_s)?,
+        give_up: Duration::try_from_secs_f64(options.give_up_s)?,
+        ..Effort::default()
+    };
+    let words: Vec<&str> = match options.plan.as_slice() {
+        [] => compare::suite(&options.suite).ok_or("no such suite; there are quick, daily, full")?.to_vec(),
+        given => given.iter().map(String::as_str).collect(),
+    };
+    let plans =
+        words.iter().map(|w| compare::plan(w, effort, options.window)).collect::<Result<Vec<_>, _>>()?;
+    let mut targets = Vec::new();
+    for make in &options.reflectors {
+        let target = options.programs.target(*make);
+        match target.program.exists() {
+            true => targets.push(target),
+            false => output::note(&format!("{} left out: no {}", make.name(), target.program.display())),
+        }
+    }
+    if targets.first().map(|t| t.make) != options.reflectors.first().copied() {
+        return Err("the first reflector's program is not there".into());
+    }
+    let table = compare::compare(&Comparison { targets, plans, rounds: options.rounds }, &options.out)?;
+    output::line(&table.markdown());
+    output::note(&format!("in {}", options.out.display()));
+    let bad = table.failures.iter().any(|f| f.starts_with(&format!("{} ", table.ours)));
+    Ok(!(options.strict && bad))
+}
+
+fn agree(options: &Agree) -> Result<bool, Failure> {
+    let read = |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+    let (own, other) = (read(&options.own)?, read(&options.other)?);
+    let all = table::agreement(&own, &other, &options.ours, options.tolerance);
+    if all.is_empty() {
+        return Err("the two files share no measurement of this reflector and a peer".into());
+    }
+    output::line("| measured | peer | ratio here | ratio there | agree |\n| --- | --- | --- | --- | --- |");
+    let range = |r: &[f64; 3]| format!("{:.2} ({:.2} to {:.2})", r[1], r[0], r[2]);
+    for one in &all {
+        let word = if one.agree { "yes" } else { "NO" };
+        let (own, other) = (range(&one.own), range(&one.other));
+        output::line(&format!("| {} | {} | {own} | {other} | {word} |", one.what, one.peer));
+    }
+    Ok(all.iter().all(|one| one.agree))
+}
