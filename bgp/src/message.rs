@@ -399,6 +399,8 @@ pub trait Address: Copy + Eq + std::hash::Hash + fmt::Debug + 'static {
     fn put_octets(self, len: u8, out: &mut Vec<u8>);
     /// The prefix.
     fn prefix(self, len: u8) -> crate::types::Prefix;
+    /// A prefix's address and length; `None` for one of another family.
+    fn of_prefix(prefix: crate::types::Prefix) -> Option<(Self, u8)>;
 }
 
 impl Address for u32 {
@@ -426,6 +428,13 @@ impl Address for u32 {
         let p = crate::types::Prefix::new(Ipv4Addr::from(self).into(), len.min(32));
         p.unwrap_or(crate::types::Prefix::host(Ipv4Addr::from(self).into()))
     }
+
+    fn of_prefix(prefix: crate::types::Prefix) -> Option<(u32, u8)> {
+        match prefix {
+            crate::types::Prefix::V4(p) => Some((p.bits(), p.prefix_len())),
+            crate::types::Prefix::V6(_) => None,
+        }
+    }
 }
 
 impl Address for u128 {
@@ -446,6 +455,13 @@ impl Address for u128 {
         let addr = std::net::Ipv6Addr::from(self);
         crate::types::Prefix::new(addr.into(), len.min(128))
             .unwrap_or(crate::types::Prefix::host(addr.into()))
+    }
+
+    fn of_prefix(prefix: crate::types::Prefix) -> Option<(u128, u8)> {
+        match prefix {
+            crate::types::Prefix::V4(_) => None,
+            crate::types::Prefix::V6(p) => Some((p.bits(), p.prefix_len())),
+        }
     }
 }
 

@@ -99,6 +99,8 @@ pub struct PathInfo {
     pub lost: Option<Step>,
     /// Whether it is the best.
     pub best: bool,
+    /// Its path identifier (RFC 7911), 0 without ADD-PATH.
+    pub path_id: u32,
 }
 
 /// The table of one family.
@@ -486,6 +488,7 @@ impl<A: Address> Table<A> {
                 stale: p.stale,
                 lost: None,
                 best: false,
+                path_id: p.path_id,
             })
             .collect();
         let chain = self.chain(self.nets[i as usize].head).filter(|p| p.verdict == 0);
@@ -527,5 +530,6 @@ fn candidate<'a>(path: &Path, store: &'a Store, sources: &Sources) -> Option<Can
     })
 }
 
+mod shown;
 #[cfg(test)]
 mod tests;

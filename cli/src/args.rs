@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
     audit, bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leaves,
-    matrix, reference, schema, status, validate,
+    matrix, reference, route, schema, status, validate,
 };
 use crate::output::Format;
 
@@ -83,6 +83,8 @@ pub enum Verb {
     Validate(validate::ValidateArgs),
     /// Shows BGP sessions and routes
     Bgp(bgp::BgpArgs),
+    /// Explains one route: where it came from, what was chosen and why, what the kernel has
+    Route(route::RouteArgs),
     /// Emits and shows events
     Federation(federation::FederationArgs),
     /// Runs every directed pair of clients of a lab: ping, SSH, TCP, true source address

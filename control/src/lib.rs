@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod explain;
 pub mod paths;
 pub mod server;
 pub mod wire;

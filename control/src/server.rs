@@ -7,7 +7,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use tokio::net::UnixListener;
 
-use crate::wire::{ApiError, RouteFilter};
+use bgp::explain::Asked;
+
+use crate::wire::{ApiError, RouteFilter, RouteName};
 
 /// A refusal with its HTTP status; what a handler returns.
 #[derive(Debug, Clone)]
@@ -69,6 +71,16 @@ pub fn route_query(filter: RouteFilter) -> Result<bgp::view::RouteQuery, String>
     };
     let peer = filter.peer.map(|p| p.to_string());
     Ok(bgp::view::RouteQuery { prefix, peer, rejected: true, ..Default::default() })
+}
+
+/// What `GET /v1/bgp/explain` names: a prefix, or an address to be covered by one.
+pub fn asked_route(name: &RouteName) -> Result<Asked, Refusal> {
+    let text = &name.prefix;
+    match (text.parse(), text.parse()) {
+        (Ok(address), _) => Ok(Asked::Address(address)),
+        (_, Ok(prefix)) => Ok(Asked::Prefix(prefix)),
+        _ => Err(Refusal::bad_request(format!("{text:?} is neither a prefix nor an address"))),
+    }
 }
 
 #[cfg(test)]

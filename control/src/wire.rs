@@ -7,6 +7,7 @@
 //! | `GET /v1/config` | both | [`ConfigView`] |
 //! | `GET /v1/bgp/peers` | both | list of `bgp::view::PeerView` |
 //! | `GET /v1/bgp/routes` | both | list of `bgp::view::RouteView` |
+//! | `GET /v1/bgp/explain` | both | [`crate::explain::RouteAnswer`] |
 //! | `GET /v1/bgp/rejected` | both | list of `bgp::view::RejectedView` |
 //! | `POST /v1/invites` | hub | [`NewInvite`] → [`InviteAnswer`] |
 //! | `GET /v1/invites` | hub | list of `enrollment::view::InviteView` |
@@ -306,6 +307,13 @@ pub struct Done {
 pub struct AuditPage {
     /// How many entries at most.
     pub limit: u32,
+}
+
+/// Names the route of `GET /v1/bgp/explain`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RouteName {
+    /// A prefix, or an address: then the most specific prefix that covers it.
+    pub prefix: String,
 }
 
 /// Narrows `GET /v1/bgp/routes`.

@@ -155,6 +155,32 @@ pub struct RouteView {
     pub advmss: u16,
 }
 
+/// One route of the kernel's main table, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelRouteView {
+    /// Destination.
+    pub prefix: Ipv4Net,
+    /// Interface.
+    pub device: Option<String>,
+    /// Next router.
+    pub gateway: Option<Ipv4Addr>,
+    /// Outer destination, if the kernel wraps packets in ipip.
+    pub tunnel_to: Option<Ipv4Addr>,
+    /// Preferred source address.
+    pub source: Option<Ipv4Addr>,
+    /// Route MTU in octets, 0 for none.
+    pub mtu: u32,
+    /// Advertised MSS in octets, 0 for none.
+    pub advmss: u32,
+    /// Metric; the lowest is preferred among routes to the same destination.
+    pub metric: u32,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Whether it is ours.
+    pub ours: bool,
+}
+
 /// One wished route that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedRouteView {

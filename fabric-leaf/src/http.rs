@@ -9,9 +9,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use config::Kind;
+use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
     ConfigView, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus, ResourceView, RouteFilter,
+    RouteName,
 };
 use enrollment::view::ClaimView;
 use federation::io::Filter;
@@ -21,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::membership::{Ask, unix_now};
 use crate::run::Leaf;
-use crate::{settings, status};
+use crate::{explained, settings, status};
 
 /// Steps of an enrollment that may wait for a slow reader.
 const PROGRESS_QUEUE: usize = 64;
@@ -36,6 +38,7 @@ pub fn router(leaf: Arc<Leaf>) -> Router {
         .route("/v1/config", get(configuration))
         .route("/v1/bgp/peers", get(peers))
         .route("/v1/bgp/routes", get(routes))
+        .route("/v1/bgp/explain", get(explain))
         .route("/v1/bgp/rejected", get(rejected))
         .route("/v1/claims", get(claims))
         .route("/v1/enroll", post(enroll))
@@ -83,6 +86,11 @@ async fn routes(
         Some(speaker) => speaker.routes(query).await,
         None => Vec::new(),
     }))
+}
+
+async fn explain(State(leaf): State<Arc<Leaf>>, Query(name): Query<RouteName>) -> Answer<RouteAnswer> {
+    let asked = control::server::asked_route(&name)?;
+    Ok(Json(explained::answer(&leaf, asked).await?))
 }
 
 async fn rejected(State(leaf): State<Arc<Leaf>>) -> Json<Vec<bgp::view::RejectedView>> {

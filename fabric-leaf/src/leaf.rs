@@ -88,21 +88,32 @@ fn hub_peers(admission: &Admission) -> BTreeMap<PublicKey, WireguardPeer> {
 /// Remote clients and their owners' overlay addresses. What is not a host route, what is our own, and what does
 /// not point into the overlay is left out: the hub checked it, and a hub is checked too.
 pub fn remote_clients(admission: &Admission, best: &BestPaths) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
-    let overlay = &admission.topology.overlay_prefix;
     best.routes
         .iter()
-        .filter(|(_, path)| !path.local)
+        .filter(|(prefix, path)| !path.local && unwanted(admission, **prefix, path.next_hop).is_none())
         .filter_map(|(prefix, path)| match (prefix.addr(), path.next_hop) {
-            (IpAddr::V4(client), IpAddr::V4(owner)) if prefix.is_host() => Some((client, owner)),
+            (IpAddr::V4(client), IpAddr::V4(owner)) => Some((client, owner)),
             _ => None,
         })
-        .filter(|(client, owner)| {
-            overlay.contains(owner)
-                && !overlay.contains(client)
-                && *owner != admission.overlay
-                && !admission.claims.contains_key(client)
-        })
         .collect()
+}
+
+/// Why a learned best path makes no route here; `None` if it does.
+pub fn unwanted(admission: &Admission, prefix: Prefix, next_hop: IpAddr) -> Option<&'static str> {
+    let overlay = &admission.topology.overlay_prefix;
+    match (prefix.addr(), next_hop) {
+        _ if !prefix.is_host() => Some("not a single address: a leaf installs host routes only"),
+        (IpAddr::V4(client), _) if overlay.contains(&client) => Some("it lies inside the overlay prefix"),
+        (IpAddr::V4(client), _) if admission.claims.contains_key(&client) => {
+            Some("it is this leaf's own claim")
+        }
+        (IpAddr::V4(_), IpAddr::V4(owner)) if owner == admission.overlay => {
+            Some("the next hop is this leaf itself")
+        }
+        (IpAddr::V4(_), IpAddr::V4(owner)) if overlay.contains(&owner) => None,
+        (IpAddr::V4(_), _) => Some("the next hop is outside the overlay prefix"),
+        (IpAddr::V6(_), _) => Some("the overlay carries IPv4 only"),
+    }
 }
 
 /// The routes that this leaf announces: its granted claims, reachable through itself.

@@ -7,6 +7,7 @@
 
 mod converge;
 mod enroll;
+mod explained;
 mod http;
 mod leaf;
 mod membership;

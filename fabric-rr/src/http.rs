@@ -7,10 +7,11 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use config::Kind;
+use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
     ApiError, AuditPage, ConfigView, Done, HistoryFilter, InviteAnswer, MoveClaim, NewInvite, NodeStatus,
-    ResourceView, RouteFilter,
+    ResourceView, RouteFilter, RouteName,
 };
 use enrollment::approval::Verdict;
 use enrollment::view::ClaimHistoryView;
@@ -28,6 +29,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/config", get(configuration))
         .route("/v1/bgp/peers", get(peers))
         .route("/v1/bgp/routes", get(routes))
+        .route("/v1/bgp/explain", get(explain))
         .route("/v1/bgp/rejected", get(rejected))
         .route("/v1/invites", get(invites).post(invite))
         .route("/v1/invites/{id}/revoke", post(revoke_invite))
@@ -79,6 +81,23 @@ async fn routes(
 ) -> Answer<Vec<bgp::view::RouteView>> {
     let query = control::server::route_query(q).map_err(Refusal::bad_request)?;
     Ok(Json(hub.speaker.routes(query).await))
+}
+
+async fn explain(State(hub): State<Arc<Hub>>, Query(name): Query<RouteName>) -> Answer<RouteAnswer> {
+    let asked = control::server::asked_route(&name)?;
+    let bgp = hub.speaker.explain(asked).await.ok_or_else(|| Refusal::internal("the speaker has ended"))?;
+    let report = hub.enrolled.as_ref().map(|e| e.dataplane.report().borrow().clone());
+    let standing = hub.enrolled.as_ref().zip(report.as_ref()).map(|(e, report)| {
+        let (own, overlay) = (e.settings.overlay, e.settings.overlay_prefix);
+        control::explain::Standing { own, overlay, report }
+    });
+    let next_hops = control::explain::next_hops(&bgp, standing);
+    let (role, why) = match standing {
+        Some(_) => ("hub", "a hub relays overlay packets and needs no client route"),
+        None => ("reflector", "a plain reflector installs nothing"),
+    };
+    let kernel = control::explain::KernelView::not_needed(why);
+    Ok(Json(RouteAnswer { role: role.into(), bgp, next_hops, kernel }))
 }
 
 async fn rejected(State(hub): State<Arc<Hub>>) -> Json<Vec<bgp::view::RejectedView>> {

@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod evidence;
+pub mod explain;
 pub mod harness;
 pub mod points;
 

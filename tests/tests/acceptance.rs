@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fabric_tests::ask::{eventually, exec, exec_words, json, kernel_clients, routerctl, start, stop, words};
 use fabric_tests::harness::{Case, Fabric, case, main as run};
-use fabric_tests::{Check, evidence, points};
+use fabric_tests::{Check, evidence, explain, points};
 use lab::layout::{Node, SITES};
 use nix::sys::signal::Signal;
 
@@ -40,6 +40,9 @@ fn main() -> ExitCode {
             |f| async move { evidence_of(&f).await.map(drop) },
         ),
         case("every_leaf_says_which_dataplane_it_uses", |f| async move { dataplanes(&f).await }),
+        case("every_route_is_explained_from_its_source_to_the_kernel", |f| async move {
+            soon(|| explain::routes_are_explained(&f.lab)).await
+        }),
         case("a_second_run_of_enroll_changes_nothing", second_enroll),
     ];
     cases.extend(mutations());
@@ -192,6 +195,7 @@ async fn rejected_and_absent(f: &Fabric) -> Check {
     if !peers.to_string().contains("not-owned") {
         return Err(format!("no reason is shown: {peers}"));
     }
+    explain::rejection_is_explained(&f.lab, ROGUE, "aws").await?;
     let rogue = ROGUE.parse().map_err(|_| "no address")?;
     for site in SITES.iter().filter(|site| site.name != "aws") {
         let leaf = Node::Leaf(site).name();

@@ -227,6 +227,7 @@ fn obey(shared: &Rc<Shared>, command: Command) {
         }
         Command::Rejected(done) => drop(done.send(shared.tell(|s, _| s.rejected()))),
         Command::Summary(done) => drop(done.send(shared.tell(|s, now| s.summary(now)))),
+        Command::Look(look) => shared.tell(look),
         Command::Shutdown(..) => {}
     }
 }

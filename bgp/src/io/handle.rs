@@ -18,8 +18,13 @@ pub(super) enum Command {
     Routes(RouteQuery, oneshot::Sender<Vec<RouteView>>),
     Rejected(oneshot::Sender<Vec<RejectedView>>),
     Summary(oneshot::Sender<SpeakerView>),
+    /// Asks anything that the speaker can answer at once.
+    Look(Look),
     Shutdown(String, oneshot::Sender<()>),
 }
+
+/// A question to the speaker; it must be answered within a fraction of a millisecond, for routes wait meanwhile.
+pub(super) type Look = Box<dyn FnOnce(&mut crate::speaker::Speaker, crate::session::Millis) + Send>;
 
 /// Commands that may wait for the driver at once.
 const COMMAND_QUEUE: usize = 64;
@@ -120,7 +125,7 @@ impl Speaker {
         self.commands.closed().await;
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (done, answer) = oneshot::channel();
         self.commands.send(command(done)).await.ok()?;
         answer.await.ok()

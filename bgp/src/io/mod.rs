@@ -3,6 +3,7 @@
 mod driver;
 mod handle;
 mod liveness;
+mod watch;
 
 pub use crate::settings::{DynamicPeers, Liveness, Neighbor, Originated, Restarting, SpeakerConfig};
 pub use crate::view::{BestPath, BestPaths, RouteQuery};

@@ -1,11 +1,15 @@
 //! Routes in: from an UPDATE to the Adj-RIB-In, through the import policy.
 
+use std::collections::HashMap;
+
 use super::Speaker;
 use crate::attributes::{Attributes, Read, mp_reach, mp_unreach};
 use crate::malformed::Section;
 use crate::message::{Address, Notification, Refresh, Update, cease, next_prefix};
 use crate::policy::{ImportPolicy, RejectReason};
+use crate::rejections::Rejections;
 use crate::rib::Table;
+use crate::session::Millis;
 use crate::store::{AttrId, SourceId, Store};
 use crate::types::{Family, Prefix};
 
@@ -30,6 +34,7 @@ struct Arrival<'a> {
     source: SourceId,
     attr: AttrId,
     policy: Option<&'a ImportPolicy>,
+    now: Millis,
 }
 
 /// The routes of one field of an UPDATE, and under which key their attributes are kept.
@@ -190,9 +195,10 @@ impl Speaker {
         Self: Tables<A>,
     {
         let Some(mut conn) = self.conns[slot].take() else { return Ok(()) };
-        let (table, store) = self.parts();
-        let arrival = Arrival { source, attr, policy: conn.policy.as_deref() };
-        let outcome = arrival.announce_all(table, store, nlri);
+        let now = self.now;
+        let (table, store, rejections) = self.parts();
+        let arrival = Arrival { source, attr, policy: conn.policy.as_deref(), now };
+        let outcome = arrival.announce_all(table, store, rejections, nlri);
         let (rejected, unkept) = *outcome.as_ref().unwrap_or(&(0, 0));
         conn.totals.rejections += rejected;
         conn.unkept += unkept;
@@ -239,8 +245,12 @@ impl Speaker {
         slot: Option<usize>,
         policy: Option<&ImportPolicy>,
     ) {
+        let now = self.now;
+        let before = (rejected_of(&self.v4, source), rejected_of(&self.v6, source));
         self.v4.revise(&self.store, source, |a, len, attr, store| verdict(a, len, attr, store, policy));
         self.v6.revise(&self.store, source, |a, len, attr, store| verdict(a, len, attr, store, policy));
+        note_revised(&self.v4, &mut self.rejections[0], source, &before.0, now);
+        note_revised(&self.v6, &mut self.rejections[1], source, &before.1, now);
         let Some(Some(conn)) = slot.and_then(|s| self.conns.get_mut(s)) else { return };
         let can_refresh = conn.session.negotiated().filter(|n| n.peer.refresh).map(|n| n.families);
         if let Some(families) = can_refresh
@@ -288,20 +298,20 @@ impl Speaker {
     }
 }
 
-/// Which table holds a family, beside the attribute store.
+/// Which table holds a family, beside the attribute store and the family's rejections.
 trait Tables<A> {
-    fn parts(&mut self) -> (&mut Table<A>, &mut Store);
+    fn parts(&mut self) -> (&mut Table<A>, &mut Store, &mut Rejections);
 }
 
 impl Tables<u32> for Speaker {
-    fn parts(&mut self) -> (&mut Table<u32>, &mut Store) {
-        (&mut self.v4, &mut self.store)
+    fn parts(&mut self) -> (&mut Table<u32>, &mut Store, &mut Rejections) {
+        (&mut self.v4, &mut self.store, &mut self.rejections[0])
     }
 }
 
 impl Tables<u128> for Speaker {
-    fn parts(&mut self) -> (&mut Table<u128>, &mut Store) {
-        (&mut self.v6, &mut self.store)
+    fn parts(&mut self) -> (&mut Table<u128>, &mut Store, &mut Rejections) {
+        (&mut self.v6, &mut self.store, &mut self.rejections[1])
     }
 }
 
@@ -315,6 +325,30 @@ fn withdraw_all<A: Address>(
         table.withdraw(store, source, (addr, len, 0));
     }
     Ok(())
+}
+
+/// The rejected routes of a source, before its policy changes.
+fn rejected_of<A: Address>(table: &Table<A>, source: SourceId) -> HashMap<(Prefix, u32), RejectReason> {
+    let routes = table.of_source(source);
+    let rejected = routes.filter_map(|(addr, len, path_id, _, verdict)| {
+        Some(((addr.prefix(len), path_id), RejectReason::from_code(verdict)?))
+    });
+    rejected.collect()
+}
+
+/// Remembers what a changed policy rejects that was accepted before, or rejected for another reason.
+fn note_revised<A: Address>(
+    table: &Table<A>,
+    all: &mut Rejections,
+    source: SourceId,
+    before: &HashMap<(Prefix, u32), RejectReason>,
+    now: Millis,
+) {
+    for (route, reason) in rejected_of(table, source) {
+        if before.get(&route) != Some(&reason) {
+            all.note(source, route, reason, None, now);
+        }
+    }
 }
 
 /// 0 if a path is accepted, else the code of the reason.
@@ -334,6 +368,7 @@ impl Arrival<'_> {
         &self,
         table: &mut Table<A>,
         store: &mut Store,
+        rejections: &mut Rejections,
         mut nlri: &[u8],
     ) -> Result<(u64, u64), Notification> {
         let (mut rejected, mut unkept) = (0, 0);
@@ -351,9 +386,22 @@ impl Arrival<'_> {
                     table.withdraw(store, self.source, (addr, len, 0));
                     continue;
                 }
+                self.note(table, rejections, addr, len, verdict);
             }
             table.announce(store, self.source, (addr, len, 0), self.attr, verdict);
         }
         Ok((rejected, unkept))
+    }
+
+    /// Remembers that a route is rejected, before the table knows.
+    #[cold]
+    fn note<A: Address>(&self, table: &Table<A>, all: &mut Rejections, addr: A, len: u8, verdict: u8) {
+        let Some(reason) = RejectReason::from_code(verdict) else { return };
+        let held = |addr, len, path_id| table.verdict_of(self.source, (addr, len, path_id));
+        all.prune(self.source, |prefix, path_id| {
+            A::of_prefix(prefix).is_some_and(|(addr, len)| held(addr, len, path_id).flatten().is_some())
+        });
+        let before = held(addr, len, 0).flatten();
+        all.note(self.source, (addr.prefix(len), 0), reason, before, self.now);
     }
 }

@@ -4,8 +4,9 @@
 //! it is ([`Speaker::tick`]), calls [`Speaker::flush`] when it has handed over everything that was waiting, and
 //! then writes what [`Speaker::gather`] offers. [`Speaker::next_action`] says which connections to open or close.
 //! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `neighbors`
-//! (configuration, and what outlives a session), `shown` (views).
+//! (configuration, and what outlives a session), `shown` and `explained` (views).
 
+mod explained;
 mod ingress;
 mod liveness;
 mod neighbors;
@@ -26,6 +27,7 @@ use crate::message::{GracefulRestart, HEADER_LEN, Notification, Open, cease, fra
 use crate::peer::{Dial, Origin, Peer, Totals};
 use crate::policy::ImportPolicy;
 use crate::reflect::Batch;
+use crate::rejections::Rejections;
 use crate::rib::Table;
 use crate::session::{End, Event, Millis, Session, State};
 use crate::settings::{DynamicPeers, Liveness, SpeakerConfig};
@@ -117,11 +119,15 @@ pub struct Speaker {
     originated: BTreeSet<Prefix>,
     log: Log,
     batch: Batch,
+    /// What is known of rejected routes, by [`crate::types::Family::index`].
+    rejections: [Rejections; 2],
     actions: VecDeque<Action>,
     refused: BTreeMap<&'static str, u64>,
     /// Until when End-of-RIB is held back after a restart, and for whom.
     restarting: Option<(Millis, BTreeSet<IpAddr>)>,
     wake_at: Millis,
+    /// When something was last told to us.
+    now: Millis,
     luck: u64,
     started_at: Millis,
     publish: bool,
@@ -152,10 +158,12 @@ impl Speaker {
             originated: BTreeSet::new(),
             log: Log::default(),
             batch: Batch::default(),
+            rejections: Default::default(),
             actions: VecDeque::new(),
             refused: BTreeMap::new(),
             wake_at: restarting.as_ref().map_or(Millis::MAX, |r| r.0),
             restarting,
+            now,
             luck: seed | 1,
             started_at: now,
             publish: config.publish_best_paths,
@@ -296,6 +304,7 @@ impl Speaker {
 
     /// Octets came. Everything complete in them is done before this returns, but nothing is sent yet.
     pub fn received(&mut self, id: ConnId, octets: &[u8], now: Millis) {
+        self.now = now;
         if !self.live(id) {
             return;
         }

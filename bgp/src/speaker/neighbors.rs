@@ -319,6 +319,7 @@ impl Speaker {
 
     /// Replaces the dynamic peers.
     pub fn set_dynamic_peers(&mut self, groups: Vec<DynamicPeers>, now: Millis) {
+        self.now = now;
         self.groups = groups;
         let dynamic: Vec<(PeerKey, IpAddr)> = self
             .peers

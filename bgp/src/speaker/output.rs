@@ -46,6 +46,7 @@ impl Speaker {
         for source in std::mem::take(&mut self.ending) {
             if self.v4.held(source).paths == 0 && self.v6.held(source).paths == 0 {
                 self.sources.remove(source);
+                self.rejections.iter_mut().for_each(|r| r.forget(source));
             }
         }
     }

@@ -179,7 +179,7 @@ impl Speaker {
         }
     }
 
-    fn route_view(&self, prefix: Prefix, info: &PathInfo, reason: String) -> Option<RouteView> {
+    pub(super) fn route_view(&self, prefix: Prefix, info: &PathInfo, reason: String) -> Option<RouteView> {
         let a = self.store.get(info.attr)?;
         let (peer, peer_address, leaf) = self.source_names(info.source);
         Some(RouteView {
@@ -194,12 +194,7 @@ impl Speaker {
             reason,
             local_pref: a.local_pref,
             med: a.med,
-            origin: match a.origin {
-                0 => "igp",
-                1 => "egp",
-                _ => "incomplete",
-            }
-            .to_string(),
+            origin: origin(a.origin).to_string(),
             communities: a.communities().iter().map(|c| format!("{}:{}", c >> 16, c & 0xffff)).collect(),
             as_path: a.as_path(),
             accepted: info.rejected.is_none(),
@@ -242,6 +237,15 @@ impl Speaker {
                 all.push(RejectedView { prefix, peer, peer_address, leaf, next_hop: a.next_hop, reason });
             }
         }
+    }
+}
+
+/// ORIGIN in words (RFC 4271 section 5.1.1).
+pub(super) fn origin(code: u8) -> &'static str {
+    match code {
+        0 => "igp",
+        1 => "egp",
+        _ => "incomplete",
     }
 }
 

@@ -21,6 +21,7 @@ pub mod lab_kernel;
 pub mod leaves;
 pub mod matrix;
 pub mod reference;
+pub mod route;
 pub mod schema;
 pub mod status;
 pub mod validate;
@@ -39,6 +40,7 @@ pub async fn run(context: &Context, verb: Verb) -> Result<Answer, Failure> {
         Verb::Describe(args) => get::describe(context, args).await,
         Verb::Validate(args) => validate::run(context, args),
         Verb::Bgp(args) => bgp::run(context, args).await,
+        Verb::Route(args) => route::run(context, args).await,
         Verb::Federation(args) => federation::run(context, args).await,
         Verb::Matrix(args) => matrix::run(context, args).await,
         Verb::Evidence(args) => evidence::run(context, args).await,

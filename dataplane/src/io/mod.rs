@@ -3,6 +3,7 @@
 mod announce;
 mod facts;
 mod host;
+mod lookup;
 mod memory;
 mod netlink;
 mod nft;
@@ -11,6 +12,7 @@ mod reconciler;
 mod userspace;
 mod wireguard;
 
+pub use lookup::kernel_routes;
 pub use path_mtu::path_mtu;
 pub use reconciler::Dataplane;
 
