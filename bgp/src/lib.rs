@@ -3,7 +3,8 @@
 //! Everything that decides is pure: it takes octets and the time and returns octets and a deadline. Only [`io`]
 //! knows sockets, the clock and the thread that owns it all. A tour, in reading order:
 //!
-//! 1. [`types`], [`settings`], [`policy`], [`view`]: the words; what the speaker is told and what it shows.
+//! 1. [`types`], [`settings`], [`policy`], [`view`], [`routes`]: the words; what the speaker is told and what it
+//!    shows.
 //! 2. [`message`], [`malformed`], [`attributes`]: the wire (RFC 4271, 4760, 6793, 2918, 7313, 7606, 8654, 9003). The
 //!    codec crate `rustbgpd-wire` is behind the first.
 //! 3. [`session`]: the machine of one connection; [`peer`]: the neighbour over all of them (RFC 4724, 8538).
@@ -27,6 +28,7 @@ pub mod policy;
 pub mod reflect;
 pub mod rejections;
 pub mod rib;
+pub mod routes;
 pub mod session;
 pub mod settings;
 pub mod speaker;

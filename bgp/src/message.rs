@@ -401,6 +401,8 @@ pub trait Address: Copy + Eq + std::hash::Hash + fmt::Debug + 'static {
     fn prefix(self, len: u8) -> crate::types::Prefix;
     /// A prefix's address and length; `None` for one of another family.
     fn of_prefix(prefix: crate::types::Prefix) -> Option<(Self, u8)>;
+    /// The last `bits` bits of a prefix of length `len`, and what is above them.
+    fn neighborhood(self, len: u8, bits: u32) -> (Self, u64);
 }
 
 impl Address for u32 {
@@ -435,6 +437,12 @@ impl Address for u32 {
             crate::types::Prefix::V6(_) => None,
         }
     }
+
+    #[inline]
+    fn neighborhood(self, len: u8, bits: u32) -> (u32, u64) {
+        let number = self.checked_shr(Self::BITS.saturating_sub(len.into())).unwrap_or(0);
+        (number >> bits, (number & ((1 << bits) - 1)).into())
+    }
 }
 
 impl Address for u128 {
@@ -462,6 +470,12 @@ impl Address for u128 {
             crate::types::Prefix::V4(_) => None,
             crate::types::Prefix::V6(p) => Some((p.bits(), p.prefix_len())),
         }
+    }
+
+    #[inline]
+    fn neighborhood(self, len: u8, bits: u32) -> (u128, u64) {
+        let number = self.checked_shr(Self::BITS.saturating_sub(len.into())).unwrap_or(0);
+        (number >> bits, (number & ((1 << bits) - 1)) as u64)
     }
 }
 

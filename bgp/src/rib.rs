@@ -103,6 +103,19 @@ pub struct PathInfo {
     pub path_id: u32,
 }
 
+/// Neighbouring prefixes that share a run of buckets, as a number of bits.
+const RUN: u32 = 6;
+
+/// Where a prefix is in the index. Neighbours lie side by side, for they mostly come together: taking in a whole
+/// table, and making room for one, then walks through memory in order and not at random. Which neighbourhood lies
+/// where is keyed, so no peer can choose prefixes that collide.
+fn place<A: Address>(hasher: &RandomState, addr: A, len: u8) -> u64 {
+    let (above, low) = addr.neighborhood(len, RUN);
+    let at = hasher.hash_one((above, len)) & !((1 << RUN) - 1) | low;
+    // The table tells entries of one group apart by the top seven bits.
+    at ^ low << 57
+}
+
 /// The table of one family.
 #[derive(Debug)]
 pub struct Table<A> {
@@ -223,7 +236,7 @@ impl<A: Address> Table<A> {
     }
 
     fn find(&self, addr: A, len: u8) -> Option<u32> {
-        let hash = self.hasher.hash_one((addr, len));
+        let hash = place(&self.hasher, addr, len);
         let same = |i: &u32| {
             let net = &self.nets[*i as usize];
             net.addr == addr && net.len == len
@@ -232,12 +245,12 @@ impl<A: Address> Table<A> {
     }
 
     fn net(&mut self, addr: A, len: u8) -> u32 {
-        let hash = self.hasher.hash_one((addr, len));
+        let hash = place(&self.hasher, addr, len);
         let (nets, hasher) = (&self.nets, &self.hasher);
         let entry = self.index.entry(
             hash,
             |i| nets[*i as usize].addr == addr && nets[*i as usize].len == len,
-            |i| hasher.hash_one((nets[*i as usize].addr, nets[*i as usize].len)),
+            |i| place(hasher, nets[*i as usize].addr, nets[*i as usize].len),
         );
         match entry {
             hashbrown::hash_table::Entry::Occupied(at) => *at.get(),
@@ -413,7 +426,7 @@ impl<A: Address> Table<A> {
 
     fn drop_net(&mut self, i: u32) {
         let net = self.nets[i as usize];
-        let hash = self.hasher.hash_one((net.addr, net.len));
+        let hash = place(&self.hasher, net.addr, net.len);
         if let Ok(entry) = self.index.find_entry(hash, |j| *j == i) {
             entry.remove();
         }

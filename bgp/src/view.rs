@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::routes::Routes;
 use crate::types::Prefix;
 
 /// One neighbour.
@@ -207,7 +208,7 @@ pub struct BestPaths {
     /// Grows by one with each publication.
     pub generation: u64,
     /// The paths.
-    pub routes: BTreeMap<Prefix, BestPath>,
+    pub routes: Routes,
     /// Whether any learned route is stale, or no session is up: the picture may be old.
     pub stale: bool,
     /// Whether a neighbour whose session is up has sent its whole table (End-of-RIB, RFC 4724 section 2).

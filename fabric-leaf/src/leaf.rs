@@ -227,10 +227,11 @@ pub(crate) mod tests {
     fn underlay_decides_the_mtu() {
         let best = BestPaths {
             generation: 1,
-            routes: BTreeMap::from([(
+            routes: std::iter::once((
                 Prefix::host("10.82.10.20".parse().unwrap()),
                 path(Ipv4Addr::new(10, 255, 0, 3)),
-            )]),
+            ))
+            .collect(),
             stale: false,
             whole: true,
         };

@@ -53,7 +53,11 @@ impl Remembered {
         let mut paths = live.clone();
         if self.overlay == overlay {
             for (&client, &owner) in &self.clients {
-                let path = || BestPath {
+                let prefix = Prefix::host(IpAddr::V4(client));
+                if paths.routes.get(&prefix).is_some() {
+                    continue;
+                }
+                let path = BestPath {
                     next_hop: IpAddr::V4(owner),
                     originator: owner,
                     communities: Arc::new([]),
@@ -61,7 +65,7 @@ impl Remembered {
                     local: false,
                     stale: true,
                 };
-                paths.routes.entry(Prefix::host(IpAddr::V4(client))).or_insert_with(path);
+                paths.routes.set(prefix, Some(path));
             }
             paths.stale = true;
         }

@@ -3,14 +3,15 @@
 //! The driver tells it what came ([`Speaker::connected`], [`Speaker::received`], [`Speaker::closed`]) and what time
 //! it is ([`Speaker::tick`]), calls [`Speaker::flush`] when it has handed over everything that was waiting, and
 //! then writes what [`Speaker::gather`] offers. [`Speaker::next_action`] says which connections to open or close.
-//! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `neighbors`
-//! (configuration, and what outlives a session), `shown` and `explained` (views).
+//! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `publish`
+//! (best paths), `neighbors` (configuration, and what outlives a session), `shown` and `explained` (views).
 
 mod explained;
 mod ingress;
 mod liveness;
 mod neighbors;
 mod output;
+mod publish;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -130,7 +131,9 @@ pub struct Speaker {
     now: Millis,
     luck: u64,
     started_at: Millis,
+    /// All best paths must be looked at for the next publication.
     publish: bool,
+    published: publish::Published,
     generation: u64,
     stopped: bool,
 }
@@ -167,6 +170,7 @@ impl Speaker {
             luck: seed | 1,
             started_at: now,
             publish: config.publish_best_paths,
+            published: publish::Published::default(),
             generation: 0,
             stopped: false,
             config,

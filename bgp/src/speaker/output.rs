@@ -1,18 +1,15 @@
 //! Routes out: what changed goes into the log once, and each session takes from there.
 
-use std::collections::BTreeMap;
 use std::io::IoSlice;
-use std::sync::Arc;
 
 use super::{ConnId, Speaker};
 use crate::egress::{Behind, Log, Member, SLICES};
 use crate::message::Address;
 use crate::reflect::{Audience, Batch};
 use crate::rib::{Change, Table};
-use crate::session::{Millis, State};
-use crate::store::{SourceId, Sources, Store};
-use crate::types::{Family, Prefix};
-use crate::view::{BestPath, BestPaths};
+use crate::session::Millis;
+use crate::store::{Sources, Store};
+use crate::types::Family;
 
 /// Prefixes of one piece of a table scan.
 const SCAN: usize = 16_384;
@@ -28,17 +25,19 @@ impl Speaker {
             let (store, sources, batch, log) =
                 (&mut self.store, &self.sources, &mut self.batch, &mut self.log);
             let before = log.head();
-            let mut changed = flush_table(&mut self.v4, store, sources, batch, log, |change| {
+            let mut changed = self.published.notes(self.config.publish_best_paths && !self.publish);
+            flush_table(&mut self.v4, store, sources, batch, log, |change| {
                 for b in &mut behind {
                     b.v4.insert((change.addr, change.len));
                 }
+                changed.note(change.addr, change.len);
             });
-            changed |= flush_table(&mut self.v6, store, sources, batch, log, |change| {
+            flush_table(&mut self.v6, store, sources, batch, log, |change| {
                 for b in &mut behind {
                     b.v6.insert((change.addr, change.len));
                 }
+                changed.note(change.addr, change.len);
             });
-            self.publish |= changed && self.config.publish_best_paths;
             if self.log.head() != before {
                 self.bound_log();
             }
@@ -150,42 +149,9 @@ impl Speaker {
             conn.out.bulk(piece);
         }
     }
-
-    /// The best paths, if they changed since the last call and are wanted.
-    pub fn take_best_paths(&mut self) -> Option<Arc<BestPaths>> {
-        if !std::mem::take(&mut self.publish) || !self.config.publish_best_paths {
-            return None;
-        }
-        self.generation += 1;
-        let mut routes = BTreeMap::new();
-        self.collect_best(&self.v4, &mut routes);
-        self.collect_best(&self.v6, &mut routes);
-        let up = |c: &super::Conn| c.session.state() == State::Established;
-        let nobody = !self.peers.is_empty() && !self.conns.iter().flatten().any(up);
-        let stale = nobody || routes.values().any(|r: &BestPath| r.stale);
-        let whole = self.conns.iter().flatten().any(|c| c.source.is_some() && c.ended == [true; 2]);
-        Some(Arc::new(BestPaths { generation: self.generation, routes, stale, whole }))
-    }
-
-    fn collect_best<A: Address>(&self, table: &Table<A>, routes: &mut BTreeMap<Prefix, BestPath>) {
-        for (addr, len) in table.prefixes() {
-            let infos = table.explain(addr, len, &self.store, &self.sources);
-            let Some(best) = infos.iter().find(|i| i.best) else { continue };
-            let Some(a) = self.store.get(best.attr) else { continue };
-            let path = BestPath {
-                next_hop: a.next_hop.to_canonical(),
-                originator: a.originator.0,
-                communities: a.communities().into(),
-                local_pref: a.local_pref,
-                local: best.source == SourceId::LOCAL,
-                stale: best.stale,
-            };
-            routes.insert(addr.prefix(len), path);
-        }
-    }
 }
 
-/// Decides one table; returns whether anything changed.
+/// Decides one table.
 fn flush_table<A: Address>(
     table: &mut Table<A>,
     store: &mut Store,
@@ -193,15 +159,12 @@ fn flush_table<A: Address>(
     batch: &mut Batch,
     log: &mut Log,
     mut each: impl FnMut(&Change<A>),
-) -> bool {
-    let mut changed = false;
+) {
     table.flush(store, sources, |store, change| {
-        changed = true;
         each(&change);
         batch.change(store, sources, change);
     });
     batch.drain::<A>(store, |chunk| log.push(chunk));
-    changed
 }
 
 fn scan<A: Address>(

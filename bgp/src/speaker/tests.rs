@@ -15,6 +15,8 @@ use crate::settings::{Neighbor, Originated, Restarting};
 use crate::types::Family;
 use crate::view::RouteQuery;
 
+mod publish;
+
 const ASN: u32 = 64512;
 
 /// A peer as the wire shows it: what it was told, by prefix.
