@@ -20,6 +20,8 @@ pub const GOOD_SESSION_MS: u64 = 10_000;
 pub const STALE_AFTER_RETURN_SECS: u64 = 360;
 /// How long a dynamic peer that has gone is still shown.
 pub const GONE_SHOWN_SECS: u64 = 600;
+/// How long a dynamic peer that sent too many prefixes is not let in again; a change of its admission ends it.
+pub const HELD_DOWN_SECS: u64 = 60;
 
 /// When a neighbour is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Totals {
     pub notifications_sent: u64,
     /// Sessions that the peer ended with a NOTIFICATION.
     pub notifications_received: u64,
+    /// How often it came to three quarters of its prefix limit.
+    pub prefix_warnings: u64,
 }
 
 impl Totals {
@@ -85,6 +89,7 @@ impl Totals {
         self.attributes_discarded += other.attributes_discarded;
         self.notifications_sent += other.notifications_sent;
         self.notifications_received += other.notifications_received;
+        self.prefix_warnings += other.prefix_warnings;
     }
 }
 
@@ -103,6 +108,8 @@ pub struct Peer {
     pub source: Option<SourceId>,
     /// When stale paths go; `None`: there are none.
     pub stale_until: Option<Millis>,
+    /// Until when it is refused, because it sent too many prefixes.
+    pub held_down_until: Millis,
     /// When it is dialled.
     pub dial: Dial,
     /// The wait before the attempt after the next one.
@@ -128,6 +135,7 @@ impl Peer {
             conns: Vec::new(),
             source: None,
             stale_until: None,
+            held_down_until: 0,
             dial,
             backoff_ms: FIRST_RETRY_MS,
             since: now,

@@ -129,6 +129,10 @@ struct Slot {
 
 /// How many sets that no route uses are kept for their next use.
 const IDLE_KEPT: usize = 1024;
+/// From so many octets on, few are kept: a peer with extended messages could fill the memory with what nobody uses.
+const LARGE: usize = 8192;
+/// How many then.
+const LARGE_KEPT: usize = 16;
 
 /// The interned attribute sets.
 #[derive(Debug)]
@@ -164,7 +168,8 @@ impl Store {
 
     /// Keeps a set under `key`, until nothing has referred to it for a while.
     pub fn insert(&mut self, source: SourceId, uid: u64, key: &[u8], attributes: Attributes) -> AttrId {
-        self.shrink(IDLE_KEPT);
+        let large = key.len() + attributes.blob.len() > LARGE;
+        self.shrink(if large { LARGE_KEPT } else { IDLE_KEPT });
         let hash = self.hasher.hash_one((uid, key));
         let slot = Slot { attributes, key: key.into(), hash, uid, source, refs: 0, idle: true };
         let i = match self.free.pop() {

@@ -60,6 +60,12 @@ pub struct PeerView {
     /// Sessions that it ended with a NOTIFICATION.
     #[serde(default)]
     pub notifications_received: u64,
+    /// How many accepted prefixes of a family it may hold before its session ends with Cease/1.
+    #[serde(default)]
+    pub prefix_limit: Option<u32>,
+    /// How often it came to three quarters of that.
+    #[serde(default)]
+    pub prefix_warnings: u64,
     /// The last error in either direction, with its NOTIFICATION code.
     pub last_error: Option<String>,
     /// How often it was Established.

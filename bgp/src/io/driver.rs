@@ -5,7 +5,7 @@
 //! queued behind whichever of them are ready, then flushes once and writes to everybody. Nothing waits for a timer
 //! to gather changes, and nothing is flushed twice that could be flushed once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -39,6 +39,13 @@ const WRITE_BYTES: usize = 4 << 20;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a last message may take to be taken by the peer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a peer may still send while it hears them; one that floods is cut.
+const FAREWELL_BYTES: usize = 1 << 20;
+/// Refused connections that may hear why at once; more are closed without a word, lest a storm of them take every
+/// file descriptor.
+const REFUSALS_AT_ONCE: usize = 256;
+/// The same for connections that were ours, storms from an admitted address included.
+const FAREWELLS_AT_ONCE: usize = 4096;
 
 /// Opens the listening sockets and starts the thread.
 pub(super) async fn start(
@@ -107,6 +114,8 @@ pub(super) struct Shared {
     started: Instant,
     flush: Notify,
     timer: Notify,
+    /// Connections that are out of use and hear their last octets.
+    leaving: Cell<usize>,
 }
 
 impl Shared {
@@ -118,7 +127,7 @@ impl Shared {
     fn settle(self: &Rc<Self>, inner: &mut Inner, timer_was: Millis) {
         while let Some(action) = inner.speaker.next_action() {
             match action {
-                Action::Close(id, farewell) => close(inner, id, farewell),
+                Action::Close(id, last) => close(self, inner, id, last),
                 Action::Watch(id, settings) => liveness::watch(self, inner, id, settings),
                 Action::Dial { peer, to, from } => {
                     spawn_local(dial(Rc::clone(self), peer, to, from));
@@ -162,6 +171,7 @@ async fn run(
         started: Instant::now(),
         flush: Notify::new(),
         timer: Notify::new(),
+        leaving: Cell::new(0),
     });
     let mut background =
         vec![spawn_local(flusher(Rc::clone(&shared))), spawn_local(timer(Rc::clone(&shared)))];
@@ -296,13 +306,13 @@ fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Dire
             spawn_local(serve(Rc::clone(shared), id, stream));
         }
         Err(refusal) => {
-            spawn_local(farewell(stream, refusal));
+            see_off(shared, stream, refusal, REFUSALS_AT_ONCE);
         }
     }
 }
 
 /// Takes a connection out of use; its last octets go out by a task of their own.
-fn close(inner: &mut Inner, id: ConnId, last: Vec<u8>) {
+fn close(shared: &Rc<Shared>, inner: &mut Inner, id: ConnId, last: Vec<u8>) {
     let Some(slot) = inner.wires.get_mut(id.slot()) else { return };
     if let Some(wire) = slot.take_if(|w| w.id == id) {
         if let Some(waker) = wire.waker {
@@ -311,8 +321,21 @@ fn close(inner: &mut Inner, id: ConnId, last: Vec<u8>) {
         if let (Some((session, _)), Some(bfd)) = (wire.bfd, &inner.bfd) {
             bfd.remove(session);
         }
-        spawn_local(farewell(wire.stream, last));
+        see_off(shared, wire.stream, last, FAREWELLS_AT_ONCE);
     }
+}
+
+/// Lets a connection hear its last octets, unless `at_once` others do.
+fn see_off(shared: &Rc<Shared>, stream: Rc<TcpStream>, last: Vec<u8>, at_once: usize) {
+    if shared.leaving.get() >= at_once {
+        return;
+    }
+    shared.leaving.set(shared.leaving.get() + 1);
+    let shared = Rc::clone(shared);
+    spawn_local(async move {
+        farewell(stream, last).await;
+        shared.leaving.set(shared.leaving.get() - 1);
+    });
 }
 
 /// Writes the last octets and waits a little for the peer's end, lest a reset destroy them under way.
@@ -341,7 +364,11 @@ async fn farewell(stream: Rc<TcpStream>, last: Vec<u8>) {
         };
         owned.shutdown().await?;
         let mut sink = [0; 4096];
-        while owned.read(&mut sink).await? > 0 {}
+        for _ in 0..FAREWELL_BYTES / sink.len() {
+            if owned.read(&mut sink).await? == 0 {
+                break;
+            }
+        }
         std::io::Result::Ok(())
     };
     let _ = tokio::time::timeout(FAREWELL_TIMEOUT, talk).await;

@@ -15,6 +15,11 @@ use crate::types::{Family, Prefix};
 
 /// Rejected routes that are kept per source; more are counted only, and asked for again when policy changes.
 pub const REJECTED_KEPT: u32 = 1024;
+/// Attributes of a rejected route that is kept are at most so long, in octets.
+pub const REJECTED_OCTETS: usize = 4096;
+/// An enrolled neighbour that has announced more rejected routes than are kept and so many on top must go, as one
+/// that holds too many accepted ones must.
+pub const REJECTIONS_LIMIT: u64 = 100_000;
 
 /// Which form an attribute set came in; part of its key, so that forms cannot be taken for each other.
 #[derive(Clone, Copy)]
@@ -223,19 +228,38 @@ impl Speaker {
         }
     }
 
-    /// An admitted neighbour that holds more than its admission allows must go (RFC 4486 subcode 1).
+    /// An admitted neighbour that holds more than its admission allows must go (RFC 4486 subcode 1); at three
+    /// quarters of it there is a warning.
     pub(super) fn over_limit(&mut self, slot: usize) -> Result<(), Notification> {
         let Some(conn) = self.conn(slot) else { return Ok(()) };
         let (Some(policy), Some(source)) = (&conn.policy, conn.source) else { return Ok(()) };
+        let max_prefixes = policy.max_prefixes;
+        let flood = conn.unkept > REJECTIONS_LIMIT;
+        let mut most = 0;
         for (family, held) in [(Family::Ipv4, self.v4.held(source)), (Family::Ipv6, self.v6.held(source))] {
-            if held.accepted() > policy.max_prefixes {
+            most = held.accepted().max(most);
+            if held.accepted() > max_prefixes || flood {
                 let mut data = family.afi().to_be_bytes().to_vec();
                 data.push(1);
-                data.extend_from_slice(&policy.max_prefixes.to_be_bytes());
+                data.extend_from_slice(&max_prefixes.to_be_bytes());
                 return Err(Notification::new(6, cease::MAX_PREFIXES, data));
             }
         }
+        self.near_limit(slot, most, max_prefixes);
         Ok(())
+    }
+
+    /// Warns once when a neighbour comes to three quarters of its prefix limit.
+    fn near_limit(&mut self, slot: usize, held: u32, max_prefixes: u32) {
+        let near = held > 0 && u64::from(held) * 4 >= u64::from(max_prefixes) * 3;
+        let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
+        if near && !conn.near_limit {
+            conn.totals.prefix_warnings += 1;
+            if let Some(peer) = self.peers.get_mut(&conn.peer) {
+                peer.last_error = Some(format!("warning: {held} prefixes of at most {max_prefixes}"));
+            }
+        }
+        conn.near_limit = near;
     }
 
     /// Judges what a source has sent by its policy of now; asks for what was too much to be kept.
@@ -272,11 +296,12 @@ impl Speaker {
         let enhanced = negotiated.enhanced_refresh;
         match refresh {
             Refresh::Request => {
-                if enhanced {
+                // One that is under way starts over without another mark: a peer that asks and does not read
+                // must not make us keep a mark for each time that it asked.
+                if enhanced && conn.out.end_of_refresh[family.index()].replace(self.log.head()).is_none() {
                     let mut out = Vec::new();
                     Refresh::Begin.encode(family, &mut out);
                     conn.out.bulk(out.into());
-                    conn.out.end_of_refresh[family.index()] = Some(self.log.head());
                 }
                 conn.out.snapshot[family.index()] = Some(0);
             }
@@ -374,6 +399,7 @@ impl Arrival<'_> {
         let (mut rejected, mut unkept) = (0, 0);
         // Without a policy the verdict is the same for all.
         let common = store.get(self.attr).and_then(|a| a.reject).map_or(0, RejectReason::code);
+        let small = store.get(self.attr).is_some_and(|a| a.blob.len() <= REJECTED_OCTETS);
         while let Some((addr, len)) = next_prefix::<A>(&mut nlri)? {
             let verdict = match self.policy {
                 None => common,
@@ -381,7 +407,7 @@ impl Arrival<'_> {
             };
             if verdict != 0 {
                 rejected += 1;
-                if table.held(self.source).rejected() >= REJECTED_KEPT {
+                if !small || table.held(self.source).rejected() >= REJECTED_KEPT {
                     unkept += 1;
                     table.withdraw(store, self.source, (addr, len, 0));
                     continue;

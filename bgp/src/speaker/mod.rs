@@ -97,6 +97,8 @@ struct Conn {
     ended: [bool; 2],
     /// Rejected announcements that were too many to be kept.
     unkept: u64,
+    /// Whether it holds at least three quarters of what it may.
+    near_limit: bool,
     totals: Totals,
 }
 
@@ -247,6 +249,7 @@ impl Speaker {
             established_at: 0,
             ended: [false; 2],
             unkept: 0,
+            near_limit: false,
             totals: Totals::default(),
         };
         let slot = match self.free.pop() {

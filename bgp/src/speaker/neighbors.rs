@@ -9,13 +9,17 @@ use crate::attributes::Attributes;
 use crate::egress::Member;
 use crate::message::{Notification, cease};
 use crate::peer::{
-    Dial, FIRST_RETRY_MS, GONE_SHOWN_SECS, GOOD_SESSION_MS, Origin, Peer, STALE_AFTER_RETURN_SECS,
+    Dial, FIRST_RETRY_MS, GONE_SHOWN_SECS, GOOD_SESSION_MS, HELD_DOWN_SECS, Origin, Peer,
+    STALE_AFTER_RETURN_SECS,
 };
 use crate::policy::{Admission, ImportPolicy};
 use crate::session::{End, Millis, State};
 use crate::settings::{DynamicPeers, Neighbor, Originated};
 use crate::store::SourceId;
 use crate::types::{Family, PeerKey, Prefix};
+
+/// Dynamic peers that have gone and are still shown: at most so many beyond the limit of sessions.
+const GONE_KEPT: usize = 1024;
 
 type Refusal = (&'static str, Notification);
 
@@ -57,6 +61,9 @@ impl Speaker {
         let limit = self.groups.iter().find(|g| g.name == *group).map_or(0, |g| g.limit);
         let of_group = |p: &&Peer| matches!(&p.origin, Origin::Dynamic { group: g, .. } if g == group);
         let known = self.peers.get(&key).is_some_and(|p| !p.conns.is_empty());
+        if self.peers.get(&key).is_some_and(|p| p.held_down_until > now) {
+            return Err(("held-down", Notification::cease(cease::CONNECTION_REJECTED)));
+        }
         // Counting is needed only where the limit can be reached at all.
         if !known
             && self.conns.len() >= limit
@@ -67,10 +74,24 @@ impl Speaker {
         match self.peers.get_mut(&key) {
             Some(peer) => peer.origin = origin,
             None => {
+                self.forget_one(limit);
                 self.peers.insert(key.clone(), Peer::new(key.clone(), remote, origin, now));
             }
         }
         Ok(key)
+    }
+
+    /// Where sources come and go, those that have gone are shown only while there are not too many of them.
+    fn forget_one(&mut self, limit: usize) {
+        if self.peers.len() < limit.saturating_add(GONE_KEPT) {
+            return;
+        }
+        let idle = |p: &&Peer| {
+            matches!(p.origin, Origin::Dynamic { .. }) && p.conns.is_empty() && p.source.is_none()
+        };
+        if let Some(key) = self.peers.values().filter(idle).min_by_key(|p| p.since).map(|p| p.key.clone()) {
+            self.peers.remove(&key);
+        }
     }
 
     /// What the most specific matching group says of an address; `None`: it may not connect.
@@ -199,6 +220,10 @@ impl Speaker {
         peer.conns.retain(|s| *s != slot);
         peer.totals.add(&conn.totals);
         match &end {
+            End::Sent(n) if (n.code, n.subcode) == (6, cease::MAX_PREFIXES) => {
+                peer.totals.notifications_sent += 1;
+                peer.held_down_until = now + HELD_DOWN_SECS * 1000;
+            }
             End::Sent(_) => peer.totals.notifications_sent += 1,
             End::Received(_) => peer.totals.notifications_received += 1,
             End::Lost(_) => {}
@@ -352,6 +377,9 @@ impl Speaker {
             _ => false,
         };
         peer.origin = origin;
+        if policy_changed {
+            peer.held_down_until = 0;
+        }
         if !same_kind {
             let conns = peer.conns.clone();
             for slot in conns {

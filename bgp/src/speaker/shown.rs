@@ -94,6 +94,8 @@ impl Speaker {
             attributes_discarded: totals.attributes_discarded,
             notifications_sent: totals.notifications_sent,
             notifications_received: totals.notifications_received,
+            prefix_limit: peer.policy().map(|p| p.max_prefixes),
+            prefix_warnings: totals.prefix_warnings,
             last_error,
             established_count: peer.established_count,
             messages_in: totals.messages_in,

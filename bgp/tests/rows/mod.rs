@@ -16,6 +16,12 @@ pub const ROUTE6: &str = "2001:db8::1/128";
 pub const OTHER: &str = "10.80.0.9/32";
 const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
 
+/// A type code, and the flags and value that the attribute must have; `None`: it must not be there.
+pub type Passed = (u8, Option<(u8, Vec<u8>)>);
+
+/// Section, name, type code, flags, wrong lengths, and what they cost.
+type Lengths = (&'static str, &'static str, u8, u8, &'static [usize], Outcome);
+
 /// One row.
 pub struct Row {
     /// Where it stands; of RFC 7606 unless another is named.
@@ -33,7 +39,7 @@ pub struct Row {
     /// What must come of it.
     pub outcome: Outcome,
     /// Attributes that the route must have, or must not have, when it is passed on.
-    pub passed_on: Vec<(u8, Option<(u8, Vec<u8>)>)>,
+    pub passed_on: Vec<Passed>,
 }
 
 /// The known attributes: name, code, flags, a good value.
@@ -306,7 +312,7 @@ fn values(rows: &mut Rows) {
 }
 
 fn lengths(rows: &mut Rows) {
-    let wrong: [(&str, &str, u8, u8, &[usize], Outcome); 12] = [
+    let wrong: [Lengths; 12] = [
         ("7.1", "ORIGIN", code::ORIGIN, 0x40, &[0, 2], Withdrawn),
         ("7.3", "NEXT_HOP", code::NEXT_HOP, 0x40, &[0, 3, 5, 16], Withdrawn),
         ("7.4", "MULTI_EXIT_DISC", code::MED, 0x80, &[0, 3, 5], Withdrawn),

@@ -1,0 +1,93 @@
+//! The session machine: any messages, stops and times in any order.
+
+use bgp::message::{HEADER_LEN, Kind, Notification, Open, frame};
+use bgp::session::{End, Event, Millis, Session, State};
+
+use super::Input;
+use crate::wire::{ASN, open_for};
+
+/// One input: a list of events.
+pub fn run(input: &[u8]) {
+    let mut input = Input(input);
+    let mut out = Vec::new();
+    let mut now: Millis = 0;
+    let mut session = Session::start(ours(), ASN, now, &mut out);
+    let mut ended = 0;
+    for _ in 0..256 {
+        if input.is_empty() {
+            break;
+        }
+        let before = session.state();
+        let over = event(&mut session, &mut input, &mut now, &mut out);
+        ended += usize::from(over);
+        let state = session.state();
+        assert!(before != State::Closed || state == State::Closed, "the end is the end");
+        assert!(state != State::Established || session.negotiated().is_some());
+        assert_eq!(over, before != State::Closed && state == State::Closed, "each end is told, once");
+        if state == State::Closed {
+            assert_eq!(session.deadline(), Millis::MAX);
+        } else if let Some(n) = session.negotiated() {
+            assert!(n.hold_secs == 0 || n.hold_secs >= 3, "RFC 4271 section 4.2");
+            assert!(session.deadline() == Millis::MAX || session.deadline() <= now + 65_535_000);
+        }
+    }
+    assert!(ended <= 1);
+    let mut sent = &out[..];
+    let mut notifications = 0;
+    while let Some((kind, whole)) = frame(sent, false).expect("we send only what is well formed") {
+        notifications += usize::from(kind == Kind::Notification);
+        sent = &sent[whole..];
+        assert!(notifications == 0 || sent.is_empty(), "a NOTIFICATION is the last word");
+    }
+    assert!(sent.is_empty() && notifications <= 1);
+}
+
+fn ours() -> Open {
+    let octets = open_for([10, 255, 0, 1].into(), true, [true; 2]);
+    Open::decode(&octets[HEADER_LEN..]).expect("an OPEN")
+}
+
+/// Plays one event; returns whether the session ended by it.
+fn event(session: &mut Session, input: &mut Input<'_>, now: &mut Millis, out: &mut Vec<u8>) -> bool {
+    let what = input.octet();
+    let mut body = Vec::new();
+    let event = match what % 10 {
+        0 => {
+            let theirs = open_for([10, 255, 0, 2].into(), what & 16 != 0, [what & 32 == 0, what & 64 == 0]);
+            body.extend_from_slice(&theirs[HEADER_LEN..]);
+            session.message(Kind::Open, &body, *now, out)
+        }
+        1 => {
+            session.confirm(*now, out);
+            return false;
+        }
+        2 => session.message(Kind::Keepalive, &[], *now, out),
+        3 => {
+            *now += u64::from(input.short()) * 4;
+            session.tick(*now, out)
+        }
+        4 => session.lost("lost"),
+        5 => session.stop(Notification::new(6, input.octet(), input.octets(20).to_vec()), out),
+        kind => {
+            let len = usize::from(input.octet());
+            body.extend_from_slice(input.octets(len));
+            let kinds = [Kind::Open, Kind::Update, Kind::Notification, Kind::RouteRefresh];
+            session.message(kinds[usize::from(kind) - 6], &body, *now, out)
+        }
+    };
+    matches!(event, Event::Ended(End::Sent(_) | End::Received(_) | End::Lost(_)))
+}
+
+/// Seeds: sessions that come up and end in several ways.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let up = [0u8, 1, 2];
+    [
+        [&up[..], &[2, 3, 0x10, 0, 2]].concat(),
+        [&up[..], &[7, 4, 0, 0, 0, 0, 9, 4, 0, 1, 0, 1]].concat(),
+        [&up[..], &[8, 2, 6, 2]].concat(),
+        [&up[..], &[3, 0xff, 0xff]].concat(),
+        [&[0u8, 5][..], &[4, 1]].concat(),
+        vec![16, 1, 2, 4],
+    ]
+    .into()
+}
