@@ -104,6 +104,11 @@ pub struct Driver {
     pub restart: Option<Restart>,
     /// The hold time that the clients propose, in seconds.
     pub hold_secs: u16,
+    /// A client that reads one octet a second once its session is up.
+    pub slow: Option<usize>,
+    /// Octets that it has read so.
+    pub slow_read: u64,
+    slow_at: Instant,
     workload: Workload,
     reflector: SocketAddrV4,
     epoll: OwnedFd,
@@ -143,6 +148,9 @@ impl Driver {
             announce_when_up: false,
             restart: None,
             hold_secs: 180,
+            slow: None,
+            slow_read: 0,
+            slow_at: Instant::now(),
             workload,
             reflector,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -163,7 +171,7 @@ impl Driver {
     }
 
     fn dial(&mut self, at: usize) {
-        match connect(at, self.reflector) {
+        match connect(at, self.reflector, self.slow == Some(at)) {
             Ok(socket) => {
                 let client = &mut self.clients[at];
                 let added = epoll::add(
@@ -330,6 +338,10 @@ impl Driver {
         }
         self.events = events;
         let now = Instant::now();
+        if let Some(at) = self.slow.filter(|at| now >= self.slow_at && self.clients[*at].state == State::Up) {
+            self.slow_at = now + Duration::from_secs(1);
+            self.read_one(at);
+        }
         if now >= self.keepalive_at {
             self.keepalive_at = now + KEEPALIVE_EVERY;
             for at in 0..self.clients.len() {
@@ -360,6 +372,17 @@ impl Driver {
         }
         if flags.contains(EventFlags::OUT) {
             self.flush(at);
+        }
+    }
+
+    /// The slow client's octet of this second.
+    fn read_one(&mut self, at: usize) {
+        let Some(mut socket) = self.clients[at].socket.as_ref() else { return };
+        match socket.read(&mut [0]) {
+            Ok(0) => self.lost(at, "the reflector closed the slow client's session"),
+            Ok(_) => self.slow_read += 1,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => self.lost(at, &format!("read: {error}")),
         }
     }
 
@@ -416,6 +439,12 @@ impl Driver {
                 if self.clients[at].state == State::OpenConfirm {
                     self.clients[at].state = State::Up;
                     self.up += 1;
+                    if self.slow == Some(at)
+                        && let Some(socket) = &self.clients[at].socket
+                    {
+                        // It is not told of what arrives; keepalives still go out.
+                        let _ = epoll::delete(&self.epoll, socket);
+                    }
                     if self.announce_when_up && at < self.workload.clients {
                         self.announce_table(at);
                     }
@@ -488,10 +517,14 @@ impl Driver {
     }
 }
 
-fn connect(client: usize, reflector: SocketAddrV4) -> io::Result<Socket> {
+fn connect(client: usize, reflector: SocketAddrV4, slow: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
+    if slow {
+        // What it does not read shall wait at the reflector, not in its own kernel's buffer.
+        socket.set_recv_buffer_size(4096)?;
+    }
     socket.bind(&SocketAddr::from((workload::source(client), 0)).into())?;
     match socket.connect(&SocketAddr::V4(reflector).into()) {
         Ok(()) => Ok(socket),

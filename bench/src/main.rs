@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bench::compare::{self, Comparison};
+use bench::measure::Plan;
+use bench::paired::{self, Disturbance};
 use bench::reflector::{Make, Target};
-use bench::scenarios::Effort;
-use bench::{namespace, output, process, table};
+use bench::scenarios::{Effort, Scenario};
+use bench::{namespace, output, process, soak, table};
 use clap::{Args, Parser, Subcommand};
 
 /// Drives BGP route reflectors with many iBGP clients, checks every route that every client receives, and measures.
@@ -25,6 +27,19 @@ struct Cli {
 enum Command {
     /// Measure reflectors side by side, in alternating rounds, and print the table.
     Compare(Compare),
+    /// Churn at full rate for minutes: memory flat, no session lost, every final table exact.
+    Soak(Soak),
+    /// A client that reads one octet a second beside fast ones: are they moved, and what does it cost?
+    Slow(Paired),
+    /// A storm of connections from addresses that nobody admits beside honest clients: are they moved?
+    Hostile(Paired),
+    /// Make connections from an unadmitted address until standard input closes.
+    #[command(hide = true)]
+    Storm {
+        /// Aim at a listener of its own.
+        #[arg(long)]
+        at_itself: bool,
+    },
     /// Print the ratios of two result files side by side, this generator's and another's.
     Agree(Agree),
     /// Spin at whatever priority this was started with until standard input closes.
@@ -93,6 +108,73 @@ struct Compare {
 }
 
 #[derive(Debug, Args)]
+struct Load {
+    /// Clients.
+    #[arg(long, default_value_t = 50)]
+    clients: usize,
+    /// Routes that each announces.
+    #[arg(long, default_value_t = 1000)]
+    routes: usize,
+    /// Changes that each client keeps under way.
+    #[arg(long, default_value_t = 64)]
+    window: usize,
+    #[command(flatten)]
+    programs: Programs,
+    /// Where the reflector's files go; removed when all is well.
+    #[arg(long, default_value = "target/bench-work")]
+    dir: PathBuf,
+}
+
+impl Load {
+    fn plan(&self, churn_s: f64) -> Result<Plan, Failure> {
+        let effort = Effort { churn: Duration::try_from_secs_f64(churn_s)?, ..Effort::default() };
+        let (n, m) = (self.clients, self.routes);
+        let plan =
+            Plan { n, m, scenarios: vec![Scenario::Cold, Scenario::Churn], effort, window: self.window };
+        if plan.workload().fits() { Ok(plan) } else { Err(format!("{n} x {m} routes do not fit").into()) }
+    }
+
+    /// Prints checks in the words that scripts/test counts; whether all hold.
+    fn finish(&self, what: &str, checks: &[(bool, String)]) -> Result<bool, Failure> {
+        for (good, text) in checks {
+            output::line(&format!("check {}: {what}: {text}", if *good { "passed" } else { "failed" }));
+        }
+        let good = checks.iter().all(|(good, _)| *good);
+        if good {
+            std::fs::remove_dir_all(&self.dir)?;
+        }
+        Ok(good)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Soak {
+    /// How long, in minutes.
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Debug, Args)]
+struct Paired {
+    /// Pairs of runs, with and without the disturbance.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Check tables, sessions and memory alone; times are printed, not judged.
+    #[arg(long)]
+    structure_only: bool,
+    /// By how much the medians may differ: 0.05 is 5 %.
+    #[arg(long, default_value_t = 0.05)]
+    tolerance: f64,
+    /// Seconds of churn in each run.
+    #[arg(long, default_value_t = 3.0)]
+    churn_s: f64,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Debug, Args)]
 struct Agree {
     /// This generator's results.jsonl.
     own: PathBuf,
@@ -133,11 +215,39 @@ fn run(cli: Cli) -> Result<bool, Failure> {
             Ok(true)
         }
         Command::Agree(options) => agree(options),
+        Command::Storm { at_itself } => {
+            paired::run_storm(*at_itself)?;
+            Ok(true)
+        }
+        Command::Soak(options) => {
+            enter()?;
+            let load = &options.load;
+            let plan = load.plan(options.minutes * 60.0)?;
+            let soaked = soak::soak(&load.programs.target(Make::FabricRr), &plan, &load.dir)?;
+            load.finish("soak", &soaked.checks)
+        }
+        Command::Slow(options) => {
+            enter()?;
+            disturbed(options, Disturbance::SlowClient, "slow client")
+        }
+        Command::Hostile(options) => {
+            enter()?;
+            disturbed(options, Disturbance::Storm, "session storm")
+        }
         Command::Compare(options) => {
             enter()?;
             run_compare(options)
         }
     }
+}
+
+fn disturbed(options: &Paired, what: Disturbance, name: &str) -> Result<bool, Failure> {
+    let load = &options.load;
+    let plan = load.plan(options.churn_s)?;
+    let target = load.programs.target(Make::FabricRr);
+    let judged = (options.pairs, !options.structure_only, options.tolerance);
+    let verdict = paired::paired(&target, &plan, what, judged, &load.dir)?;
+    load.finish(name, &verdict.checks)
 }
 
 fn run_compare(options: &Compare) -> Result<bool, Failure> {
