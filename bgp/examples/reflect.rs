@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             route_reflector_client: true,
             limit: 10_000,
             admission: Admission::Open,
+            options: Default::default(),
         };
         speaker.set_dynamic_peers(vec![clients]).await;
         std::future::pending().await

@@ -106,6 +106,8 @@ pub struct Peer {
     pub conns: Vec<usize>,
     /// Under which number its paths are held.
     pub source: Option<SourceId>,
+    /// Whether graceful restart was agreed on in the latest session: it keeps our routes over our restart.
+    pub graceful: bool,
     /// When stale paths go; `None`: there are none.
     pub stale_until: Option<Millis>,
     /// Until when it is refused, because it sent too many prefixes.
@@ -134,6 +136,7 @@ impl Peer {
             origin,
             conns: Vec::new(),
             source: None,
+            graceful: false,
             stale_until: None,
             held_down_until: 0,
             dial,

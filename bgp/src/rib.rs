@@ -129,6 +129,8 @@ pub struct Table<A> {
     held: Vec<Held>,
     advertised: usize,
     path_count: usize,
+    /// A stale path was announced again since this was last asked.
+    freshened: bool,
 }
 
 impl<A: Address> Table<A> {
@@ -145,6 +147,7 @@ impl<A: Address> Table<A> {
             held: Vec::new(),
             advertised: 0,
             path_count: 0,
+            freshened: false,
         }
     }
 
@@ -170,6 +173,7 @@ impl<A: Address> Table<A> {
                 if path.stale {
                     held.stale -= 1;
                     path.stale = false;
+                    self.freshened = true;
                 } else if path.attr == attr && path.verdict == verdict {
                     return;
                 }
@@ -372,6 +376,11 @@ impl<A: Address> Table<A> {
             let net = &self.nets[path.net as usize];
             Some((net.addr, net.len, path.path_id, path.attr, path.verdict))
         })
+    }
+
+    /// Whether a stale path became fresh since this was last asked: what is advertised may be as before all the same.
+    pub fn take_freshened(&mut self) -> bool {
+        std::mem::take(&mut self.freshened)
     }
 
     /// Whether a prefix waits for [`Table::flush`].

@@ -1,9 +1,12 @@
 //! What the speaker is told: itself, its neighbours and its own routes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use crate::policy::Admission;
 use crate::types::{ClusterId, Prefix, RouterId};
@@ -58,6 +61,56 @@ impl SpeakerConfig {
     }
 }
 
+/// A TCP-MD5 key (RFC 2385). It is shown nowhere, and wiped when its last copy goes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Md5Key(Arc<Zeroizing<Vec<u8>>>);
+
+impl Md5Key {
+    /// The longest key, in octets: the kernel's limit.
+    pub const MAX: usize = 80;
+
+    /// A key of 1 to [`Md5Key::MAX`] octets.
+    pub fn new(octets: Vec<u8>) -> Option<Md5Key> {
+        let octets = Zeroizing::new(octets);
+        (1..=Md5Key::MAX).contains(&octets.len()).then(|| Md5Key(Arc::new(octets)))
+    }
+
+    /// The octets, for the kernel alone.
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Md5Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Md5Key(..)")
+    }
+}
+
+/// How a neighbour's TCP connections are guarded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guard {
+    /// Every segment must be signed with this key (RFC 2385).
+    pub md5: Option<Md5Key>,
+    /// The neighbour is at most so many hops away, 1 (on the same link) to 254; packets from further off are
+    /// dropped (RFC 5082). It must send with TTL 255, as we do.
+    pub max_hops: Option<u8>,
+}
+
+impl Guard {
+    /// The smallest TTL that is accepted; 0: any.
+    pub fn min_ttl(&self) -> u8 {
+        self.max_hops.map_or(0, |hops| 255 - hops.saturating_sub(1))
+    }
+}
+
+/// What a neighbour's sessions have beyond the plain ones; everything is off by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerOptions {
+    /// How its connections are guarded.
+    pub guard: Guard,
+}
+
 /// Neighbours that no configuration names: whoever connects from these prefixes.
 #[derive(Debug, Clone)]
 pub struct DynamicPeers {
@@ -73,6 +126,8 @@ pub struct DynamicPeers {
     pub limit: usize,
     /// Who is admitted.
     pub admission: Admission,
+    /// What holds for each of them; a key is the same for all.
+    pub options: PeerOptions,
 }
 
 /// A neighbour that we dial, and that may dial us.
@@ -95,6 +150,8 @@ pub struct Neighbor {
     /// How long its routes are kept after its session is lost in whatever way, orderly shutdown included, in
     /// seconds; 0: only what graceful restart demands. A leaf's default is 12 hours (fail static).
     pub fail_static_secs: u32,
+    /// What holds for its sessions, whoever dials.
+    pub options: PeerOptions,
 }
 
 impl Neighbor {
@@ -109,6 +166,7 @@ impl Neighbor {
             route_reflector_client: false,
             hold_time_secs: 90,
             fail_static_secs: 0,
+            options: PeerOptions::default(),
         }
     }
 }

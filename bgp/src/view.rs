@@ -33,6 +33,9 @@ pub struct PeerView {
     pub client: bool,
     /// The negotiated hold time in seconds; 0 means no keepalives.
     pub hold_time_secs: u16,
+    /// How its connections are guarded: `tcp-md5`, `gtsm`.
+    #[serde(default)]
+    pub guards: Vec<String>,
     /// Capabilities that hold for the session, by name.
     pub capabilities: Vec<String>,
     /// Prefixes held from it: accepted and rejected.
@@ -177,6 +180,10 @@ pub struct SpeakerView {
     pub uptime_secs: u64,
     /// Whether a graceful restart is under way: End-of-RIB is held back.
     pub restarting: bool,
+    /// Neighbours whose End-of-RIB is still waited for before ours goes out.
+    pub restart_awaited: usize,
+    /// Seconds until ours goes out at the latest.
+    pub restart_secs_left: u64,
     /// Sessions in state Established.
     pub established: usize,
     /// Prefixes with a best path.
@@ -187,6 +194,13 @@ pub struct SpeakerView {
     pub attribute_sets: usize,
     /// Connections refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Segments that the kernel dropped for TCP-MD5 since the speaker started, on the whole host: `failure` (another
+    /// key), `not-found` (unsigned, where a key is set), `unexpected` (signed, where none is).
+    #[serde(default)]
+    pub md5_dropped: BTreeMap<String, u64>,
+    /// What keeps the speaker from doing all that it was told, each with its remedy.
+    #[serde(default)]
+    pub findings: Vec<String>,
     /// Octets in the shared log that some session has not yet been sent.
     pub log_bytes: usize,
 }

@@ -21,6 +21,7 @@ async fn pair(net: u8) -> (Speaker, Speaker) {
     let hub_config = SpeakerConfig::new(ASN, Ipv4Addr::new(10, 255, 0, 1));
     let hub = Speaker::start(hub_config, vec![SocketAddr::from((address(1), 0))]).await.expect("hub");
     let group = DynamicPeers {
+        options: Default::default(),
         name: "leaves".into(),
         source_prefixes: vec![format!("127.39.{net}.0/24").parse().expect("a prefix")],
         remote_asn: ASN,

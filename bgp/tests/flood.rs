@@ -102,6 +102,7 @@ fn leaves() -> DynamicPeers {
         (IpAddr::from([127, 70, 0, n]), Arc::new(policy))
     };
     DynamicPeers {
+        options: Default::default(),
         name: "leaves".into(),
         source_prefixes: vec!["127.70.0.0/24".parse().expect("a prefix")],
         remote_asn: ASN,

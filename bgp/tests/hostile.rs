@@ -76,6 +76,7 @@ impl Scene {
         };
         let all: HashMap<_, _> = [2, 3, 9].into_iter().map(policy).collect();
         let group = DynamicPeers {
+            options: Default::default(),
             name: "leaves".into(),
             source_prefixes: vec![format!("127.{}.0.0/24", self.lane).parse().expect("a prefix")],
             remote_asn: ASN,

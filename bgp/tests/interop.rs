@@ -279,6 +279,7 @@ async fn reflector() -> Speaker {
         route_reflector_client: true,
         limit: 10,
         admission: Admission::Open,
+        options: Default::default(),
     };
     speaker.set_dynamic_peers(vec![clients]).await;
     speaker

@@ -55,6 +55,7 @@ fn leaves(admitted: &[u8]) -> DynamicPeers {
         route_reflector_client: true,
         limit: 100,
         admission: Admission::Enrolled(Arc::new(admitted)),
+        options: Default::default(),
     }
 }
 

@@ -77,6 +77,7 @@ impl Bench {
             route_reflector_client: true,
             limit: 10,
             admission: Admission::Open,
+            options: Default::default(),
         };
         speaker.set_dynamic_peers(vec![all], 0);
         let mut greet = |address: Ipv4Addr, hello: Vec<u8>| {

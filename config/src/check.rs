@@ -26,6 +26,7 @@ pub(crate) fn hub(
     }
     source_prefixes(dynamic_peers, mistakes);
     dialled(peers, mistakes);
+    keyed_ranges(dynamic_peers, peers, mistakes);
     if let Some(policy) = policy {
         lease(policy, mistakes);
         overlay(policy, mistakes);
@@ -115,6 +116,35 @@ fn dialled(peers: &[Object<BgpPeer>], mistakes: &mut Mistakes) {
         let same = |other: &&Object<BgpPeer>| other.spec.address == peer.spec.address;
         if let Some(other) = peers[..index].iter().find(same) {
             let text = format!("{} is already BGPPeer/{} at {}", peer.spec.address, other.name, other.at);
+            conflict(mistakes, peer.at_key("address"), text);
+        }
+        if let Some(local) = peer.spec.local_address.filter(|l| l.is_ipv4() != peer.spec.address.is_ipv4()) {
+            let text =
+                format!("`localAddress` {local} is of another family than `address` {}", peer.spec.address);
+            conflict(mistakes, peer.at_key("localAddress"), text);
+        }
+    }
+}
+
+/// The kernel demands the range's key of every address in it that has no key of its own.
+fn keyed_ranges(
+    dynamic_peers: &[Object<BgpDynamicPeer>],
+    peers: &[Object<BgpPeer>],
+    mistakes: &mut Mistakes,
+) {
+    let keyed =
+        dynamic_peers.iter().filter(|d| d.spec.tcp_md5_key_file.is_some() && d.sound(&["sourcePrefixes"]));
+    for range in keyed {
+        let inside = |p: &&Object<BgpPeer>| {
+            p.spec.tcp_md5_key_file.is_none()
+                && p.sound(&["tcpMD5KeyFile"])
+                && range.spec.source_prefixes.iter().any(|net| net.contains(&p.spec.address))
+        };
+        for peer in peers.iter().filter(inside) {
+            let text = format!(
+                "{} lies inside the `sourcePrefixes` of BGPDynamicPeer/{}, which has a `tcpMD5KeyFile`: this BGPPeer needs one too",
+                peer.spec.address, range.name
+            );
             conflict(mistakes, peer.at_key("address"), text);
         }
     }

@@ -8,7 +8,7 @@ use crate::bfd::{Bfd, BfdMapping};
 use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::resource::{Fallback, resource};
-use crate::value::{Endpoint, InterfaceName, hub_address};
+use crate::value::{Endpoint, FilePath, InterfaceName, hub_address};
 
 const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
 const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
@@ -34,6 +34,9 @@ const OVERLAY: Text<Ipv4Net> = Text::checked(
 );
 const ENDPOINT: Text<Endpoint> = Text::new("address:port or host.name:port");
 const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 characters");
+
+const FILE: Text<FilePath> = Text::new("the absolute path of a file");
+const HOPS: Whole<u8> = Whole::range(1, 254);
 
 /// 169.254.0.0/16 and 100.64.0.0/10 are taken by cloud providers; a /23 holds the foyer and one /24 of nodes.
 fn overlay_usable(net: &Ipv4Net) -> bool {
@@ -112,6 +115,8 @@ resource! {
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME, Fallback::Value(|| 9);
         /// Restart time in seconds offered with graceful restart (RFC 4724); 0 turns it off.
         graceful_restart_secs: u16 = "gracefulRestartSecs", Whole::<u16>::secs(0, 4095), Fallback::Value(|| 120);
+        /// How long a restarted hub waits at most, in seconds, for the neighbours that it had before until it says that its table is complete (selection deferral, RFC 4724 section 4.1).
+        selection_deferral_secs: u32 = "selectionDeferralSecs", Whole::<u32>::secs(1, 3600), Fallback::Value(|| 30);
     }
 }
 
@@ -133,6 +138,12 @@ resource! {
         admission: PeerAdmission = "admission", ADMISSIONS, Fallback::Value(|| PeerAdmission::Enrolled);
         /// BFD with each of these neighbours while its BGP session is Established (RFC 5880).
         bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
+        /// File (mode 0600) with the TCP-MD5 key (RFC 2385), 1 to 80 octets, that all neighbours of this range sign with; a line end after it is not part of the key.
+        tcp_md5_key_file: Option<FilePath> = "tcpMD5KeyFile", Maybe(FILE),
+            Fallback::Derived("none: connections are not signed", |_| Some(None));
+        /// How many hops away a neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
+        max_hops: Option<u8> = "maxHops", Maybe(HOPS),
+            Fallback::Derived("none: any distance", |_| Some(None));
     }
 }
 
@@ -147,11 +158,20 @@ resource! {
         remote_asn: u32 = "remoteASN", ASN, Fallback::Derived("the `asn` of the BGPRouter", |c| Some(c.asn));
         /// Whether the neighbour is a client of this reflector (RFC 4456 section 6).
         route_reflector_client: bool = "routeReflectorClient", Flag, Fallback::Value(|| false);
+        /// The address that this node dials from.
+        local_address: Option<IpAddr> = "localAddress", Maybe(UNICAST),
+            Fallback::Derived("what the kernel chooses", |_| Some(None));
         /// Hold time in seconds offered to this neighbour.
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME,
             Fallback::Derived("the `holdTimeSecs` of the BGPRouter", |c| Some(c.hold_time_secs));
         /// BFD with this neighbour while its BGP session is Established (RFC 5880).
         bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
+        /// File (mode 0600) with the TCP-MD5 key (RFC 2385), 1 to 80 octets, that both ends sign with; a line end after it is not part of the key.
+        tcp_md5_key_file: Option<FilePath> = "tcpMD5KeyFile", Maybe(FILE),
+            Fallback::Derived("none: connections are not signed", |_| Some(None));
+        /// How many hops away the neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
+        max_hops: Option<u8> = "maxHops", Maybe(HOPS),
+            Fallback::Derived("none: any distance", |_| Some(None));
     }
 }
 

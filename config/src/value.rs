@@ -65,6 +65,32 @@ impl fmt::Display for InterfaceName {
     }
 }
 
+/// The absolute path of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FilePath(String);
+
+impl FilePath {
+    /// The path.
+    pub fn as_path(&self) -> &std::path::Path {
+        self.0.as_ref()
+    }
+}
+
+impl FromStr for FilePath {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        let right = text.starts_with('/') && !text.ends_with('/') && !text.contains('\0');
+        if right { Ok(FilePath(text.into())) } else { Err(NotAccepted) }
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Where the hub's WireGuard is reached: `address:port`, `[address]:port` or `host.name:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {

@@ -11,6 +11,7 @@ pub mod client;
 pub mod daemon;
 pub mod explain;
 pub mod paths;
+pub mod secret;
 pub mod server;
 pub mod wire;
 

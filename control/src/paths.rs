@@ -81,6 +81,11 @@ impl Paths {
         self.state.join("registry.sqlite")
     }
 
+    /// The neighbours that the hub's reflector had, to be waited for after a restart.
+    pub fn remembered_peers(&self) -> PathBuf {
+        self.state.join("bgp-peers.json")
+    }
+
     /// The leaf's last admission and topology.
     pub fn leaf_state(&self) -> PathBuf {
         self.state.join("admission.json")

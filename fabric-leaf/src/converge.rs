@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bgp::io::{Liveness, Neighbor, Speaker, SpeakerConfig};
+use bgp::settings::PeerOptions;
 use bgp::view::BestPaths;
+use control::secret::{SecretError, guard};
 use dataplane::io::{Dataplane, path_mtu};
 use dataplane::state::{PrivateKey, Wished};
 use enrollment::io::keys::NodeKeys;
@@ -102,6 +104,8 @@ pub struct Converge {
     pub router: config::BgpRouter,
     /// Neighbours that the configuration names beside the hubs.
     pub peers: Vec<config::Object<config::BgpPeer>>,
+    /// The same as the speaker is told, with their keys.
+    pub named: Vec<Neighbor>,
     /// BFD with the hubs.
     pub bfd: config::Bfd,
 }
@@ -200,8 +204,8 @@ impl Converge {
         let speaker = self.speaker.borrow().clone();
         if let Some(speaker) = speaker {
             let mut all = neighbors(admission, self.router.hold_time_secs);
-            all.extend(self.peers.iter().map(|peer| configured(peer.name.as_str(), &peer.spec)));
             speaker.set_liveness(self.liveness(admission)).await;
+            all.extend(self.named.iter().cloned());
             speaker.set_neighbors(all).await;
             speaker.originate(leaf::originated(admission)).await;
         }
@@ -225,14 +229,22 @@ fn neighbors(admission: &Admission, hold_time_secs: u16) -> Vec<Neighbor> {
     admission.topology.hubs.iter().map(dial).collect()
 }
 
-/// A neighbour that the configuration names.
-fn configured(name: &str, peer: &config::BgpPeer) -> Neighbor {
-    Neighbor {
-        port: peer.port,
-        route_reflector_client: peer.route_reflector_client,
-        hold_time_secs: peer.hold_time_secs,
-        ..Neighbor::new(name, peer.address, peer.remote_asn)
-    }
+/// The neighbours that the configuration names; their keys are read here, once.
+pub fn configured(peers: &[config::Object<config::BgpPeer>]) -> Result<Vec<Neighbor>, SecretError> {
+    let named = peers.iter().map(|object| (object.name.as_str(), &object.spec));
+    named
+        .map(|(name, peer)| {
+            let key = peer.tcp_md5_key_file.as_ref().map(config::FilePath::as_path);
+            Ok(Neighbor {
+                port: peer.port,
+                local_address: peer.local_address,
+                route_reflector_client: peer.route_reflector_client,
+                hold_time_secs: peer.hold_time_secs,
+                options: PeerOptions { guard: guard(&format!("BGPPeer/{name}"), key, peer.max_hops)? },
+                ..Neighbor::new(name, peer.address, peer.remote_asn)
+            })
+        })
+        .collect()
 }
 
 async fn measured(endpoint: SocketAddr) -> Underlay {

@@ -16,7 +16,7 @@ use enrollment::io::leaf_state::LeafState;
 use federation::io::Federation;
 use tokio::sync::{mpsc, watch};
 
-use crate::converge::{Converge, Wishes};
+use crate::converge::{self, Converge, Wishes};
 use crate::enroll::Enroller;
 use crate::membership::{Ask, Membership, Owner};
 use crate::remembered::{self, Remembered};
@@ -97,6 +97,7 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
 async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Leaf, RunError> {
     let keys = NodeKeys::load(&paths.state).map_err(start_error)?.map(Arc::new);
     let state = LeafState::load(&paths.leaf_state()).map_err(start_error)?.map(Arc::new);
+    let named = converge::configured(&config.peers).map_err(start_error)?;
     let dataplane = Dataplane::start(settings::dataplane(config)).await.map_err(start_error)?;
     let federation =
         Federation::open(&paths.federation(), group(&config.events)).await.map_err(start_error)?;
@@ -125,8 +126,9 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         remembered: Remembered::load(&paths.remembered_routes()),
         listen_port: port,
         router: config.router.spec.clone(),
-        peers: config.peers.clone(),
         bfd: config.client.spec.bfd,
+        peers: config.peers.clone(),
+        named,
     };
     tokio::spawn(converge.run());
     let enroller = Enroller {

@@ -8,6 +8,7 @@
 
 mod http;
 mod hub;
+mod memory;
 mod moves;
 mod run;
 mod status;

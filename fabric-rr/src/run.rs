@@ -1,5 +1,6 @@
 //! Who owns what on the hub, and how one change flows: registry → `watch<Admissions>` → dataplane and speaker.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig};
 use bgp::policy::Admission;
+use bgp::settings::PeerOptions;
 use config::{BgpRouter, Config, PeerAdmission};
 use control::daemon::{PidFile, stop_signal};
+use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
 use dataplane::state::PrivateKey;
@@ -18,6 +21,7 @@ use enrollment::policy::HubSettings;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
+use crate::memory::Memory;
 use crate::{http, hub};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
@@ -27,8 +31,6 @@ const WIDEST_PATH: u16 = dataplane::mtu::MAX_PATH;
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer waits for the kernel to have what was decided.
 const APPLY_LIMIT: Duration = Duration::from_secs(1);
-/// Longest wait for a restarted hub's leaves before it says that its table is complete, seconds.
-const DEFERRAL_SECS: u32 = 30;
 
 /// A running hub.
 pub struct Hub {
@@ -146,15 +148,18 @@ async fn start(
         opened.dataplane.wish(admissions.generation, wished);
         converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
     }
-    let speaker = Speaker::start(speaker_config(router, opened.as_ref())?, router.listen.clone())
-        .await
-        .map_err(start_error)?;
+    let options = range_options(&config)?;
+    let memory = Memory::at(paths.remembered_peers());
+    let mut settings = speaker_config(router, opened.as_ref())?;
+    settings.restarting = restarting(router, opened.as_ref(), memory.recall());
+    let speaker = Speaker::start(settings, router.listen.clone()).await.map_err(start_error)?;
+    tokio::spawn(memory.keep(speaker.clone()));
     speaker.set_liveness(liveness(&config)).await;
-    speaker.set_neighbors(neighbors(&config)).await;
+    speaker.set_neighbors(neighbors(&config)?).await;
     let enrolled = match opened {
-        Some(opened) => Some(serve_enrollment(opened, &config, speaker.clone()).await?),
+        Some(opened) => Some(serve_enrollment(opened, &config, options, speaker.clone()).await?),
         None => {
-            speaker.set_dynamic_peers(dynamic_peers(&config, None)).await;
+            speaker.set_dynamic_peers(dynamic_peers(&config, &options, None)).await;
             None
         }
     };
@@ -171,7 +176,6 @@ fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<Speaker
     speaker.cluster_id = bgp::types::ClusterId(router.cluster_id.unwrap_or(router_id));
     speaker.hold_time_secs = router.hold_time_secs;
     speaker.graceful_restart_secs = router.graceful_restart_secs;
-    speaker.restarting = opened.and_then(|o| restarting(&o.registry.snapshot()));
     Ok(speaker)
 }
 
@@ -179,11 +183,13 @@ fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<Speaker
 async fn serve_enrollment(
     opened: Opened,
     config: &config::Hub,
+    options: Vec<PeerOptions>,
     speaker: Speaker,
 ) -> Result<Enrolled, RunError> {
     let (tell, applied) = watch::channel(0);
     let derive = Derive {
         config: config.clone(),
+        options,
         key: opened.private_key,
         port: opened.port,
         dataplane: opened.dataplane.clone(),
@@ -283,23 +289,49 @@ async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, RunError> {
     if found.is_empty() { Err(RunError::Endpoint(endpoint.into())) } else { Ok(found) }
 }
 
-/// Leaves that were here before this start: their routes are waited for before the table counts as complete.
-fn restarting(admissions: &Admissions) -> Option<Restarting> {
-    let expected: std::collections::BTreeSet<IpAddr> =
-        admissions.leaves.values().map(|l| IpAddr::V4(l.overlay)).collect();
-    (!expected.is_empty()).then_some(Restarting { expected, deferral_secs: DEFERRAL_SECS })
+/// Neighbours that were here before this start, the admitted leaves among them: their routes are waited for before
+/// the table counts as complete.
+fn restarting(
+    router: &BgpRouter,
+    opened: Option<&Opened>,
+    remembered: BTreeSet<IpAddr>,
+) -> Option<Restarting> {
+    let mut expected = remembered;
+    if let Some(opened) = opened {
+        expected.extend(opened.registry.snapshot().leaves.values().map(|l| IpAddr::V4(l.overlay)));
+    }
+    let deferral_secs = router.selection_deferral_secs;
+    (!expected.is_empty() && router.graceful_restart_secs > 0)
+        .then_some(Restarting { expected, deferral_secs })
 }
 
-fn neighbors(config: &config::Hub) -> Vec<Neighbor> {
-    config
-        .peers
-        .iter()
-        .map(|object| (object.name.as_str(), &object.spec))
-        .map(|(name, peer)| Neighbor {
-            port: peer.port,
-            route_reflector_client: peer.route_reflector_client,
-            hold_time_secs: peer.hold_time_secs,
-            ..Neighbor::new(name, peer.address, peer.remote_asn)
+fn neighbors(config: &config::Hub) -> Result<Vec<Neighbor>, RunError> {
+    let dialled = config.peers.iter().map(|object| (object.name.as_str(), &object.spec));
+    dialled
+        .map(|(name, peer)| {
+            let key = peer.tcp_md5_key_file.as_ref().map(config::FilePath::as_path);
+            let guard = guard(&format!("BGPPeer/{name}"), key, peer.max_hops).map_err(start_error)?;
+            Ok(Neighbor {
+                port: peer.port,
+                local_address: peer.local_address,
+                route_reflector_client: peer.route_reflector_client,
+                hold_time_secs: peer.hold_time_secs,
+                options: PeerOptions { guard },
+                ..Neighbor::new(name, peer.address, peer.remote_asn)
+            })
+        })
+        .collect()
+}
+
+/// What holds for the sessions of the configured dynamic peers, in their order; keys are read once, at the start.
+fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
+    let ranges = config.dynamic_peers.iter();
+    ranges
+        .map(|object| {
+            let key = object.spec.tcp_md5_key_file.as_ref().map(config::FilePath::as_path);
+            let what = format!("BGPDynamicPeer/{}", object.name);
+            let guard = guard(&what, key, object.spec.max_hops).map_err(start_error)?;
+            Ok(PeerOptions { guard })
         })
         .collect()
 }
@@ -321,12 +353,16 @@ fn liveness(config: &config::Hub) -> Liveness {
 }
 
 /// The configured dynamic peers, those that are for enrolled leaves with the present admissions.
-fn dynamic_peers(config: &config::Hub, admissions: Option<&Admissions>) -> Vec<DynamicPeers> {
-    config
-        .dynamic_peers
-        .iter()
-        .map(|object| (object.name.to_string(), &object.spec))
-        .map(|(name, peer)| DynamicPeers {
+fn dynamic_peers(
+    config: &config::Hub,
+    options: &[PeerOptions],
+    admissions: Option<&Admissions>,
+) -> Vec<DynamicPeers> {
+    let named = config.dynamic_peers.iter().map(|object| (object.name.to_string(), &object.spec));
+    named
+        .zip(options)
+        .map(|((name, peer), options)| DynamicPeers {
+            options: options.clone(),
             name,
             source_prefixes: peer.source_prefixes.clone(),
             remote_asn: peer.remote_asn,
@@ -344,6 +380,8 @@ fn dynamic_peers(config: &config::Hub, admissions: Option<&Admissions>) -> Vec<D
 /// The task that turns each new set of admissions into peers, policies and kernel state.
 struct Derive {
     config: config::Hub,
+    /// Those of the configuration's dynamic peers, in their order.
+    options: Vec<PeerOptions>,
     key: PrivateKey,
     port: u16,
     dataplane: Dataplane,
@@ -357,7 +395,8 @@ impl Derive {
             let now = admissions.borrow_and_update().clone();
             let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu());
             self.dataplane.wish(now.generation, wished);
-            self.speaker.set_dynamic_peers(dynamic_peers(&self.config, Some(&now))).await;
+            let peers = dynamic_peers(&self.config, &self.options, Some(&now));
+            self.speaker.set_dynamic_peers(peers).await;
             if let Err(error) = converged(&self.dataplane, now.generation, APPLY_LIMIT).await {
                 tracing::warn!("{error}");
             }

@@ -12,7 +12,7 @@ pub async fn node(hub: &Hub) -> NodeStatus {
     let peers = hub.speaker.peers().await;
     let bgp = summary(&peers);
     let dataplane = hub.enrolled.as_ref().map(|e| (**e.dataplane.report().borrow()).clone());
-    let mut why = Vec::new();
+    let mut why = hub.speaker.summary().await.map(|s| s.findings).unwrap_or_default();
     if let Some(report) = dataplane.as_ref().filter(|report| !report.converged) {
         why.push(report.last_error.clone().unwrap_or_else(|| "the dataplane has not converged yet".into()));
     }

@@ -157,7 +157,7 @@ fn arrows_point_one_way() {
             let domain = LIBRARIES.contains(&name.as_str());
             let may = matches!(
                 (name.as_str(), other.as_str()),
-                ("enrollment" | "federation", "bgp") | ("bgp", "bfd")
+                ("enrollment" | "federation", "bgp") | ("bgp", "bfd" | "sockopt")
             );
             assert!(!domain || may, "{name} -> {other}: a library knows its own domain");
             assert!(!other.starts_with("fabric-"), "{name} -> {other}: nothing depends on a daemon");
@@ -200,6 +200,22 @@ fn only_output_prints() {
         }
     }
     assert!(wrong.is_empty(), "these print: {wrong:?}");
+}
+
+/// Unsafe code is forbidden everywhere but in one crate, and there it is one block.
+#[test]
+fn one_crate_has_unsafe_code() {
+    let word = concat!("uns", "afe {");
+    let folders: Vec<_> = members().into_iter().map(|name| format!("{name}/src")).collect();
+    let blocks: Vec<_> = sources(&folders)
+        .into_iter()
+        .flat_map(|(file, text)| vec![file; code(&text).matches(word).count()])
+        .collect();
+    assert_eq!(blocks, ["sockopt/src/lib.rs"], "docs/adr/0011");
+    for name in members() {
+        let manifest = read(&root().join(&name).join("Cargo.toml"));
+        assert_eq!(manifest.contains("[lints]\nworkspace = true"), name != "sockopt", "{name}: lints");
+    }
 }
 
 /// Files stay small enough to be one thing.

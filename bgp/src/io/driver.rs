@@ -10,24 +10,23 @@ use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::handle::{Command, StartError};
+use super::guard::{self, Keys};
+use super::handle::{Command, Publish, StartError};
 use super::liveness;
 use crate::egress::SLICES;
 use crate::session::Millis;
-use crate::settings::SpeakerConfig;
+use crate::settings::{Guard, SpeakerConfig};
 use crate::speaker::{Action, ConnId, Direction, Speaker};
 use crate::types::PeerKey;
-use crate::view::BestPaths;
 
 /// Connections that the kernel may hold for us; it cuts this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -52,7 +51,7 @@ pub(super) async fn start(
     config: SpeakerConfig,
     listen: Vec<SocketAddr>,
     inbox: mpsc::Receiver<Command>,
-    publish: watch::Sender<Arc<BestPaths>>,
+    publish: Publish,
 ) -> Result<Vec<SocketAddr>, StartError> {
     let mut sockets = Vec::new();
     let mut listening = Vec::new();
@@ -80,6 +79,7 @@ fn listen_on(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    guard::prepare_listener(&socket, address)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -105,7 +105,11 @@ pub(super) struct Inner {
     pub(super) bfd: Option<bfd::io::Bfd>,
     pub(super) session_limit: usize,
     buffer: Box<[u8]>,
-    publish: watch::Sender<Arc<BestPaths>>,
+    publish: Publish,
+    listeners: Vec<Rc<TcpListener>>,
+    keys: Keys,
+    /// What the kernel had dropped before we started.
+    dropped_before: std::collections::BTreeMap<String, u64>,
 }
 
 /// What all tasks of the thread share. No borrow of `inner` lasts over an await.
@@ -129,8 +133,8 @@ impl Shared {
             match action {
                 Action::Close(id, last) => close(self, inner, id, last),
                 Action::Watch(id, settings) => liveness::watch(self, inner, id, settings),
-                Action::Dial { peer, to, from } => {
-                    spawn_local(dial(Rc::clone(self), peer, to, from));
+                Action::Dial { peer, to, from, guard } => {
+                    spawn_local(dial(Rc::clone(self), peer, to, from, guard));
                 }
             }
         }
@@ -154,7 +158,7 @@ async fn run(
     config: SpeakerConfig,
     sockets: Vec<std::net::TcpListener>,
     mut inbox: mpsc::Receiver<Command>,
-    publish: watch::Sender<Arc<BestPaths>>,
+    publish: Publish,
 ) {
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     let session_limit = config.session_limit;
@@ -165,6 +169,9 @@ async fn run(
         wires: Vec::new(),
         buffer: vec![0; READ_BYTES].into(),
         publish,
+        listeners: Vec::new(),
+        keys: Keys::default(),
+        dropped_before: guard::dropped(),
     };
     let shared = Rc::new(Shared {
         inner: RefCell::new(inner),
@@ -177,7 +184,11 @@ async fn run(
         vec![spawn_local(flusher(Rc::clone(&shared))), spawn_local(timer(Rc::clone(&shared)))];
     for socket in sockets {
         match TcpListener::from_std(socket) {
-            Ok(listener) => background.push(spawn_local(accept(Rc::clone(&shared), listener))),
+            Ok(listener) => {
+                let listener = Rc::new(listener);
+                shared.inner.borrow_mut().listeners.push(Rc::clone(&listener));
+                background.push(spawn_local(accept(Rc::clone(&shared), listener)));
+            }
             Err(e) => tracing::error!("listening socket lost: {e}"),
         }
     }
@@ -195,6 +206,7 @@ async fn run(
         task.abort();
         let _ = task.await;
     }
+    shared.inner.borrow_mut().listeners.clear();
     flush_and_write(&shared, &mut shared.inner.borrow_mut());
     shared.tell(|s, now| s.shutdown(&reason, now));
     // The last messages are written by tasks of their own; they end by themselves.
@@ -210,10 +222,12 @@ fn obey(shared: &Rc<Shared>, command: Command) {
     match command {
         Command::SetDynamicPeers(peers, done) => {
             shared.tell(|s, now| s.set_dynamic_peers(peers, now));
+            renew_keys(shared);
             let _ = done.send(());
         }
         Command::SetNeighbors(neighbors, done) => {
             shared.tell(|s, now| s.set_neighbors(neighbors, now));
+            renew_keys(shared);
             let _ = done.send(());
         }
         Command::SetLiveness(wished, done) => {
@@ -236,10 +250,24 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             let _ = done.send(routes);
         }
         Command::Rejected(done) => drop(done.send(shared.tell(|s, _| s.rejected()))),
-        Command::Summary(done) => drop(done.send(shared.tell(|s, now| s.summary(now)))),
         Command::Look(look) => shared.tell(look),
+        Command::Remembered(done) => drop(done.send(shared.tell(|s, _| s.remembered()))),
+        Command::Summary(done) => {
+            let mut view = shared.tell(|s, now| s.summary(now));
+            let inner = shared.inner.borrow();
+            view.md5_dropped = guard::since(&inner.dropped_before);
+            view.findings = inner.keys.findings();
+            let _ = done.send(view);
+        }
         Command::Shutdown(..) => {}
     }
+}
+
+/// Gives the listening sockets the keys that hold now.
+fn renew_keys(shared: &Rc<Shared>) {
+    let mut guard = shared.inner.borrow_mut();
+    let inner = &mut *guard;
+    inner.keys.wish(&inner.listeners, inner.speaker.md5_keys());
 }
 
 async fn timer(shared: Rc<Shared>) {
@@ -258,7 +286,7 @@ async fn timer(shared: Rc<Shared>) {
     }
 }
 
-async fn accept(shared: Rc<Shared>, listener: TcpListener) {
+async fn accept(shared: Rc<Shared>, listener: Rc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, remote)) => adopt(&shared, stream, remote.ip(), Direction::In),
@@ -271,9 +299,10 @@ async fn accept(shared: Rc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<IpAddr>) {
+async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<IpAddr>, guard: Guard) {
     let attempt = async {
         let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        guard::prepare_dial(&socket, to, &guard)?;
         if let Some(from) = from {
             socket.bind(SocketAddr::new(from, 0))?;
         }
@@ -285,7 +314,12 @@ async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<Ip
     };
     match outcome {
         Ok(stream) => adopt(&shared, stream, to.ip(), Direction::Out(peer)),
-        Err(e) => shared.tell(|s, now| s.dial_failed(&peer, &format!("connect to {to}: {e}"), now)),
+        Err(e) => {
+            // The kernel drops what is signed otherwise without a word.
+            let silent = e.kind() == ErrorKind::TimedOut && guard.md5.is_some();
+            let hint = if silent { "; TCP-MD5 is on: is the key the same at both ends?" } else { "" };
+            shared.tell(|s, now| s.dial_failed(&peer, &format!("connect to {to}: {e}{hint}"), now));
+        }
     }
 }
 
@@ -293,6 +327,11 @@ async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<Ip
 fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Direction) {
     // Without this, a second change within 40 ms would wait for the peer's delayed ACK.
     let _ = stream.set_nodelay(true);
+    if direction == Direction::In
+        && let Err(why) = guarded(shared, &stream, remote)
+    {
+        return shared.tell(|s, _| s.count_refused(why));
+    }
     let stream = Rc::new(stream);
     let verdict = shared.tell(|s, now| s.connected(remote, direction, now));
     match verdict {
@@ -309,6 +348,18 @@ fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Dire
             see_off(shared, stream, refusal, REFUSALS_AT_ONCE);
         }
     }
+}
+
+/// Guards a connection that came in; one that cannot be guarded as told is not taken.
+fn guarded(shared: &Rc<Shared>, stream: &TcpStream, remote: IpAddr) -> Result<(), &'static str> {
+    let inner = shared.inner.borrow();
+    if inner.keys.lacks(remote.to_canonical()) {
+        return Err("tcp-md5-key-not-set");
+    }
+    guard::guard_accepted(stream, &inner.speaker.guard_of(remote)).map_err(|error| {
+        tracing::error!(%remote, %error, "the smallest TTL could not be set");
+        "ttl-not-set"
+    })
 }
 
 /// Takes a connection out of use; its last octets go out by a task of their own.
@@ -509,7 +560,9 @@ fn flush_and_write(shared: &Rc<Shared>, inner: &mut Inner) -> bool {
         shared.settle(inner, timer_was);
     }
     if let Some(paths) = inner.speaker.take_best_paths() {
-        inner.publish.send_replace(paths);
+        inner.publish.best_paths.send_replace(paths);
     }
+    let version = inner.speaker.remembered_version();
+    inner.publish.remember.send_if_modified(|told| std::mem::replace(told, version) != version);
     more
 }

@@ -1,6 +1,7 @@
 //! The handle on a running speaker: cheap to clone, safe to share, every call a message to the one owner.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,11 +21,19 @@ pub(super) enum Command {
     Summary(oneshot::Sender<SpeakerView>),
     /// Asks anything that the speaker can answer at once.
     Look(Look),
+    Remembered(oneshot::Sender<BTreeSet<IpAddr>>),
     Shutdown(String, oneshot::Sender<()>),
 }
 
 /// A question to the speaker; it must be answered within a fraction of a millisecond, for routes wait meanwhile.
 pub(super) type Look = Box<dyn FnOnce(&mut crate::speaker::Speaker, crate::session::Millis) + Send>;
+
+/// What the driver tells by itself.
+pub(super) struct Publish {
+    pub best_paths: watch::Sender<Arc<BestPaths>>,
+    /// The version of the remembered peers.
+    pub remember: watch::Sender<u64>,
+}
 
 /// Commands that may wait for the driver at once.
 const COMMAND_QUEUE: usize = 64;
@@ -53,6 +62,7 @@ pub enum StartError {
 pub struct Speaker {
     commands: mpsc::Sender<Command>,
     best_paths: watch::Receiver<Arc<BestPaths>>,
+    remembered: watch::Receiver<u64>,
     listening: Arc<[SocketAddr]>,
 }
 
@@ -63,8 +73,10 @@ impl Speaker {
         check(&config)?;
         let (commands, inbox) = mpsc::channel(COMMAND_QUEUE);
         let (publish, best_paths) = watch::channel(Arc::new(BestPaths::default()));
+        let (remember, remembered) = watch::channel(0);
+        let publish = Publish { best_paths: publish, remember };
         let listening = super::driver::start(config, listen, inbox, publish).await?;
-        Ok(Speaker { commands, best_paths, listening: listening.into() })
+        Ok(Speaker { commands, best_paths, remembered, listening: listening.into() })
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
@@ -101,6 +113,17 @@ impl Speaker {
     /// Every neighbour, by name.
     pub async fn peers(&self) -> Vec<PeerView> {
         self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// The neighbours that keep our routes over a restart of this process: what [`crate::settings::Restarting`]
+    /// should expect next time. `None` once the speaker has been shut down.
+    pub async fn remembered(&self) -> Option<BTreeSet<IpAddr>> {
+        self.ask(Command::Remembered).await
+    }
+
+    /// Changes whenever [`Speaker::remembered`] may answer otherwise.
+    pub fn remembered_changes(&self) -> watch::Receiver<u64> {
+        self.remembered.clone()
     }
 
     /// The paths that `query` selects, by prefix, the best first.

@@ -7,6 +7,7 @@
 //! (best paths), `neighbors` (configuration, and what outlives a session), `shown` and `explained` (views).
 
 mod explained;
+mod guard;
 mod ingress;
 mod liveness;
 mod neighbors;
@@ -31,7 +32,7 @@ use crate::reflect::Batch;
 use crate::rejections::Rejections;
 use crate::rib::Table;
 use crate::session::{End, Event, Millis, Session, State};
-use crate::settings::{DynamicPeers, Liveness, SpeakerConfig};
+use crate::settings::{DynamicPeers, Guard, Liveness, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
 use crate::types::{PeerKey, Prefix};
 
@@ -71,6 +72,8 @@ pub enum Action {
         to: SocketAddr,
         /// From which address.
         from: Option<IpAddr>,
+        /// How the connection is guarded.
+        guard: Guard,
     },
     /// Have a BFD session with these settings beside this connection, or none; it ends with the connection. Its
     /// fall goes to [`Speaker::bfd_fell`].
@@ -128,6 +131,8 @@ pub struct Speaker {
     refused: BTreeMap<&'static str, u64>,
     /// Until when End-of-RIB is held back after a restart, and for whom.
     restarting: Option<(Millis, BTreeSet<IpAddr>)>,
+    /// Grows whenever [`Speaker::remembered`] may answer otherwise.
+    remembered_version: u64,
     wake_at: Millis,
     /// When something was last told to us.
     now: Millis,
@@ -169,6 +174,7 @@ impl Speaker {
             wake_at: restarting.as_ref().map_or(Millis::MAX, |r| r.0),
             restarting,
             now,
+            remembered_version: 0,
             luck: seed | 1,
             started_at: now,
             publish: config.publish_best_paths,

@@ -156,12 +156,16 @@ impl Speaker {
             peer.source = Some(source);
             peer.since = now;
             peer.established_count += 1;
+            peer.graceful = negotiated.graceful_restart.is_some();
             if peer.stale_until.is_some() {
                 peer.stale_until = Some(now + STALE_AFTER_RETURN_SECS * 1000);
                 self.wake(now + STALE_AFTER_RETURN_SECS * 1000);
             }
         }
-        if negotiated.graceful_restart.is_none() {
+        self.remembered_version += 1;
+        // RFC 4724 section 4.1: one without graceful restart, or one that has restarted itself and waits for us as
+        // we would for it, is not waited for.
+        if negotiated.graceful_restart.is_none_or(|gr| gr.restarted) {
             self.no_longer_expected(address);
         }
         if let Some(Some(conn)) = self.conns.get(slot) {
@@ -205,6 +209,7 @@ impl Speaker {
     pub(super) fn restart_done(&mut self) {
         self.flush();
         self.restarting = None;
+        self.remembered_version += 1;
         let head = self.log.head();
         for conn in self.conns.iter_mut().flatten().filter(|c| c.source.is_some()) {
             if let Some(member) = conn.out.member() {
@@ -265,6 +270,7 @@ impl Speaker {
                 }
             }
             self.publish |= self.config.publish_best_paths;
+            self.remembered_version += 1;
         }
         if let Dial::At(at) = retry {
             self.wake(at);
@@ -306,7 +312,8 @@ impl Speaker {
             {
                 peer.dial = Dial::Trying;
                 let to = SocketAddr::new(n.address, n.port);
-                self.actions.push_back(Action::Dial { peer: key.clone(), to, from: n.local_address });
+                let (from, guard) = (n.local_address, n.options.guard.clone());
+                self.actions.push_back(Action::Dial { peer: key.clone(), to, from, guard });
             }
             let idle = matches!(peer.origin, Origin::Dynamic { .. }) && peer.conns.is_empty();
             let forgotten = peer.since + GONE_SHOWN_SECS * 1000;
@@ -329,6 +336,7 @@ impl Speaker {
     fn retention_over(&mut self, key: &PeerKey) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         peer.stale_until = None;
+        self.remembered_version += 1;
         let Some(source) = peer.source else { return };
         let up = peer.conns.iter().any(|s| self.conns[*s].as_ref().is_some_and(|c| c.source.is_some()));
         if up {
@@ -358,6 +366,31 @@ impl Speaker {
                 None => self.expel(&key, "no longer admitted", now),
             }
         }
+        self.expect_only_admitted();
+    }
+
+    /// After a restart, whoever may not come any more is not waited for.
+    fn expect_only_admitted(&mut self) {
+        let Some((_, expected)) = &self.restarting else { return };
+        let named = |a: &IpAddr| self.peers.values().any(|p| p.address == *a);
+        let barred: Vec<IpAddr> =
+            expected.iter().filter(|a| !named(a) && self.dynamic_origin(**a).is_none()).copied().collect();
+        for address in barred {
+            self.no_longer_expected(address);
+        }
+    }
+
+    /// The neighbours that keep our routes over our restart, and those still waited for after the last one: whom
+    /// to expect ([`crate::settings::Restarting`]) should this process end now.
+    pub fn remembered(&self) -> BTreeSet<IpAddr> {
+        let held = self.peers.values().filter(|p| p.graceful && p.source.is_some()).map(|p| p.address);
+        let awaited = self.restarting.iter().flat_map(|(_, expected)| expected.iter().copied());
+        held.chain(awaited).collect()
+    }
+
+    /// Grows whenever [`Speaker::remembered`] may answer otherwise; a shutdown forgets nobody.
+    pub fn remembered_version(&self) -> u64 {
+        self.remembered_version
     }
 
     /// Gives a dynamic peer what its group and admission say now.
@@ -417,6 +450,7 @@ impl Speaker {
         for slot in conns {
             self.stop(slot, Notification::cease_with_text(cease::PEER_DECONFIGURED, why), now);
         }
+        self.remembered_version += 1;
         if let Some(source) = self.peers.remove(key).and_then(|p| p.source) {
             self.drop_source(source);
         }

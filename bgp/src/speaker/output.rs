@@ -25,6 +25,9 @@ impl Speaker {
             let (store, sources, batch, log) =
                 (&mut self.store, &self.sources, &mut self.batch, &mut self.log);
             let before = log.head();
+            // Both are asked: what was stale and came again as it was changes nothing else.
+            let fresh = self.v4.take_freshened() | self.v6.take_freshened();
+            self.publish |= fresh && self.config.publish_best_paths;
             let mut changed = self.published.notes(self.config.publish_best_paths && !self.publish);
             flush_table(&mut self.v4, store, sources, batch, log, |change| {
                 for b in &mut behind {

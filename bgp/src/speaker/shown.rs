@@ -25,11 +25,18 @@ impl Speaker {
             cluster_id: self.config.cluster_id.0,
             uptime_secs: (now - self.started_at) / 1000,
             restarting: self.restarting.is_some(),
+            restart_awaited: self.restarting.as_ref().map_or(0, |(_, expected)| expected.len()),
+            restart_secs_left: self
+                .restarting
+                .as_ref()
+                .map_or(0, |(until, _)| until.saturating_sub(now).div_ceil(1000)),
             established: self.established_count(),
             prefixes: self.v4.advertised_count() + self.v6.advertised_count(),
             paths: self.v4.path_count() + self.v6.path_count(),
             attribute_sets: self.store.len(),
             refused: self.refused.iter().map(|(why, n)| (why.to_string(), *n)).collect(),
+            md5_dropped: BTreeMap::new(),
+            findings: Vec::new(),
             log_bytes: self.log.bytes(),
         }
     }
@@ -82,6 +89,7 @@ impl Speaker {
             router_id: negotiated.map(|n| n.peer.router_id.0),
             client: peer.client(),
             hold_time_secs: negotiated.map_or(0, |n| n.hold_secs),
+            guards: guards(&self.guard_of(peer.address)),
             capabilities: negotiated.map(capabilities).unwrap_or_default(),
             prefixes_received: sum(|h| h.paths),
             prefixes_accepted: sum(Held::accepted),
@@ -281,6 +289,11 @@ fn state_of(peer: &Peer, conn: Option<&Conn>) -> &'static str {
             Dial::Rest => "Idle",
         },
     }
+}
+
+fn guards(guard: &crate::settings::Guard) -> Vec<String> {
+    let named = [(guard.md5.is_some(), "tcp-md5"), (guard.max_hops.is_some(), "gtsm")];
+    named.iter().filter(|(on, _)| *on).map(|(_, name)| name.to_string()).collect()
 }
 
 fn capabilities(n: &crate::session::Negotiated) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! The whole speaker against small peers made of octets, with virtual time.
 
+mod restart;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,7 +13,7 @@ use crate::attributes::{Attributes, Walk, code, mp_reach, mp_unreach};
 use crate::egress::SLICES;
 use crate::message::{Address, KEEPALIVE, Kind, Update, next_prefix, put, put_prefix};
 use crate::policy::Admission;
-use crate::settings::{Neighbor, Originated, Restarting};
+use crate::settings::{Neighbor, Originated, PeerOptions, Restarting};
 use crate::types::Family;
 use crate::view::RouteQuery;
 
@@ -54,6 +56,7 @@ fn group(client: bool, net: &str, admission: Admission) -> DynamicPeers {
         route_reflector_client: client,
         limit: 50,
         admission,
+        options: PeerOptions::default(),
     }
 }
 
@@ -405,7 +408,12 @@ fn a_hub_that_dies_or_shuts_down_leaves_its_routes_at_the_leaf() {
         let mut hub = dial(&mut leaf, 1250);
         hub.send(&mut leaf, &announce(v4(address(2)), &[host(1)], &[]), 1300);
         leaf.flush();
-        assert_eq!(leaf.take_best_paths().unwrap().routes.len(), 3, "until End-of-RIB");
+        let paths = leaf.take_best_paths().unwrap();
+        assert_eq!(paths.routes.len(), 3, "until End-of-RIB");
+        assert!(
+            !paths.routes[&host(1)].stale && paths.routes[&host(2)].stale,
+            "what came again is fresh at once"
+        );
         let mut end = Vec::new();
         crate::message::put_end_of_rib(Family::Ipv4, &mut end);
         hub.send(&mut leaf, &end, 1300);

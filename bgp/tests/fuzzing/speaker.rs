@@ -81,6 +81,7 @@ fn route(n: u8) -> Prefix {
 
 fn group(name: &str, net: &str, client: bool, limit: usize, admission: Admission) -> DynamicPeers {
     DynamicPeers {
+        options: Default::default(),
         name: name.into(),
         source_prefixes: vec![net.parse().expect("a prefix")],
         remote_asn: ASN,

@@ -76,6 +76,7 @@ fn hub() -> Speaker {
     ]
     .into();
     let group = DynamicPeers {
+        options: Default::default(),
         name: "fullmesh-leaves".into(),
         source_prefixes: vec!["10.255.0.0/20".parse().unwrap()],
         remote_asn: ASN,
@@ -173,6 +174,7 @@ fn rejected_routes() {
 fn a_leaf_with_an_unresolvable_route() {
     let mut speaker = Speaker::new(SpeakerConfig::new(ASN, overlay(2)), 7, 0);
     let group = DynamicPeers {
+        options: Default::default(),
         name: "hub".into(),
         source_prefixes: vec!["10.255.0.1/32".parse().unwrap()],
         remote_asn: ASN,
