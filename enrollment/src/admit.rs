@@ -101,6 +101,11 @@ fn leaf_of_keys(state: &State, request: &EnrollRequest) -> Result<Option<Arc<Lea
         let message = format!("this key was revoked with leaf {}", revoked.leaf);
         return Err(Refusal::new(ReasonCode::LeaseRevoked, message));
     }
+    let own = |rival: &&Arc<Leaf>| rival.signing_key == request.signing_key;
+    if let Some(rival) = state.all_rivals().find(own) {
+        let message = format!("another machine was admitted as {} before this one", rival.name);
+        return Err(Refusal::new(ReasonCode::NameLost, message));
+    }
     match keys.map(|key| state.leaf_of_key(key)) {
         [None, None] if keys.iter().any(|key| state.key_is_fabric_own(key)) || keys[0] == keys[1] => {
             refuse(ReasonCode::KeyTaken)
@@ -242,6 +247,8 @@ fn enroll_new(
         revoked: None,
         former: None,
         keys_since: now,
+        joined_key: None,
+        version: 0,
     });
     changes.push(spend(invite, now));
     changes.push(Change::Leaf(leaf.clone()));
@@ -251,7 +258,8 @@ fn enroll_new(
 /// The site's name, or with several uses the lowest free `SITE-N`.
 fn new_name(state: &State, invite: &InviteRecord) -> Result<LeafName, Refusal> {
     if invite.uses > 1 {
-        let names = (1..=1_000_000u32).filter_map(|n| format!("{}-{n}", invite.site).parse().ok());
+        let numbers = (1..=1_000_000u32).filter(|n| state.owns_number(u64::from(*n)));
+        let names = numbers.filter_map(|n| format!("{}-{n}", invite.site).parse().ok());
         let mut free = names.filter(|name| state.leaf(name).is_none() && !state.name_is_reserved(name));
         return free.next().ok_or_else(|| Refusal::of(ReasonCode::OverlayFull));
     }
@@ -261,7 +269,12 @@ fn new_name(state: &State, invite: &InviteRecord) -> Result<LeafName, Refusal> {
             Err(Refusal::new(ReasonCode::SiteTaken, message))
         }
         None => Ok(invite.site.clone()),
-        Some(Some(revoked)) if invite.created_generation > revoked.generation => Ok(invite.site.clone()),
+        // The time counts too: a hub that had not heard of the revocation may be ahead in generations.
+        Some(Some(revoked))
+            if invite.created_generation > revoked.generation && invite.created_at >= revoked.at =>
+        {
+            Ok(invite.site.clone())
+        }
         Some(Some(_)) => {
             let message = format!("leaf {} was revoked after this invite was made", invite.site);
             Err(Refusal::new(ReasonCode::LeaseRevoked, message))
@@ -292,7 +305,7 @@ fn add_claims(
         }
         count += 1;
         client_refusal(state, leaf, *address, count)?;
-        generation += 1;
+        generation = state.claim_generation_after(generation);
         let claim = Claim { generation, since: now };
         changes.push(Change::ClaimAdded { address: *address, leaf: leaf.name.clone(), claim });
     }
@@ -386,6 +399,10 @@ fn speaker<'a>(
     };
     let former = leaf.former.as_ref().filter(|former| now < former.until);
     if !signed_by(&leaf.signing_key) && !former.is_some_and(|former| signed_by(&former.signing_key)) {
+        if state.rivals(&head.leaf).any(|rival| rival.revoked.is_none() && signed_by(&rival.signing_key)) {
+            let message = format!("another machine was admitted as {} before this one", head.leaf);
+            return Err(Refusal::new(ReasonCode::NameLost, message));
+        }
         let revoked = state.revoked_signing_keys(&head.leaf).any(signed_by);
         return refuse(if revoked { ReasonCode::LeaseRevoked } else { ReasonCode::SignatureInvalid });
     }
@@ -482,6 +499,8 @@ pub fn invite(
         max_claims: order.max_claims,
         uses: order.uses,
         used: 0,
+        used_at: [0; 2],
+        last_used_at: None,
         created_at: now,
         created_generation: state.generation,
         expires_at: now.saturating_add(order.expires_in_secs),

@@ -28,6 +28,8 @@ pub enum ClaimStep {
     Left,
     /// The owner had been gone for so long that it was forgotten.
     Forgotten,
+    /// Another hub had given the address to another leaf before; the claim waits behind that one.
+    Lost,
 }
 
 /// A move under way: until the new owner's route is there, the former owner's stays (make before break).
@@ -45,13 +47,14 @@ pub struct Move {
 
 impl ClaimStep {
     /// Every step.
-    pub const ALL: [ClaimStep; 6] = [
+    pub const ALL: [ClaimStep; 7] = [
         ClaimStep::Added,
         ClaimStep::Released,
         ClaimStep::Revoked,
         ClaimStep::Moved,
         ClaimStep::Left,
         ClaimStep::Forgotten,
+        ClaimStep::Lost,
     ];
 
     /// The step as it is written everywhere.
@@ -63,6 +66,7 @@ impl ClaimStep {
             ClaimStep::Moved => "moved",
             ClaimStep::Left => "left",
             ClaimStep::Forgotten => "forgotten",
+            ClaimStep::Lost => "lost",
         }
     }
 }

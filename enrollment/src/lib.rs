@@ -15,6 +15,7 @@ pub mod admit;
 pub mod approval;
 pub mod challenge;
 pub mod claim;
+pub mod exchange;
 pub mod identity;
 pub mod invite;
 pub mod io;

@@ -119,7 +119,7 @@ pub fn move_claim(state: &State, address: Ipv4Addr, to: &LeafName, now: u64) -> 
         return Ok(Vec::new());
     }
     client_refusal(state, leaf, address, state.claim_count(to) + 1)?;
-    let claim = Claim { generation: state.claim_generation + 1, since: now };
+    let claim = Claim { generation: state.claim_generation_after(state.claim_generation), since: now };
     let moving = Move { from: from.clone(), former: *former, to: to.clone(), until: now + MOVE_SECS };
     Ok(vec![Change::ClaimMoved { address, moving, claim }])
 }

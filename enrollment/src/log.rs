@@ -7,7 +7,7 @@
 use crate::approval::Pending;
 use crate::claim::{Claim, ClaimStep, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
-use crate::registry::{Change, InviteRecord, Leaf};
+use crate::registry::{Change, HubRecord, InviteRecord, Leaf};
 use crate::signature::{MacKey, SigningKeyPair, sha256, signed_bytes};
 use crate::wire::Blob;
 use ipnet::{IpNet, Ipv4Net};
@@ -73,6 +73,10 @@ pub(crate) struct StoredInvite {
     max_claims: u32,
     uses: u32,
     used: u32,
+    #[serde(default)]
+    used_at: [u32; 2],
+    #[serde(default)]
+    last_used_at: Option<u64>,
     created_at: u64,
     created_generation: u64,
     expires_at: u64,
@@ -96,6 +100,8 @@ impl StoredInvite {
             max_claims: invite.max_claims,
             uses: invite.uses,
             used: invite.used,
+            used_at: invite.used_at,
+            last_used_at: invite.last_used_at,
             created_at: invite.created_at,
             created_generation: invite.created_generation,
             expires_at: invite.expires_at,
@@ -118,6 +124,9 @@ impl StoredInvite {
             max_claims: self.max_claims,
             uses: self.uses,
             used: self.used,
+            // Earlier versions knew one hub alone.
+            used_at: if self.used_at == [0; 2] { [self.used, 0] } else { self.used_at },
+            last_used_at: self.last_used_at.or(self.spent_at),
             created_at: self.created_at,
             created_generation: self.created_generation,
             expires_at: self.expires_at,
@@ -130,10 +139,19 @@ impl StoredInvite {
     }
 }
 
-/// A [`Change`] as the log holds it.
+/// A change as every hub understands it.
+#[derive(Clone)]
+pub struct Fact {
+    /// What changed.
+    pub change: Change,
+    /// For a new claim: which machine of the leaf's name made it.
+    pub machine: Option<SigningKey>,
+}
+
+/// A [`Fact`] as the log holds it.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Fact {
+pub(crate) enum FactText {
     Leaf(Box<Leaf>),
     /// With the verifier, as the registry stores it; the other hub needs it to admit by this invite.
     Invite {
@@ -145,6 +163,7 @@ enum Fact {
     ClaimAdded {
         address: Ipv4Addr,
         leaf: LeafName,
+        machine: Option<SigningKey>,
         claim: Claim,
     },
     ClaimRemoved {
@@ -163,60 +182,82 @@ enum Fact {
     ClaimMoved {
         address: Ipv4Addr,
         moving: Move,
+        machine: Option<SigningKey>,
         claim: Claim,
     },
     MoveDone(Ipv4Addr),
-    LeafForgotten(LeafName),
+    LeafForgotten {
+        leaf: LeafName,
+        machine: Option<SigningKey>,
+    },
+    Hub(Box<HubRecord>),
 }
 
-impl From<&Change> for Fact {
-    fn from(change: &Change) -> Self {
-        match change.clone() {
-            Change::Leaf(leaf) => Fact::Leaf(Box::new(Leaf::clone(&leaf))),
-            Change::Invite(invite) => Fact::Invite {
+impl From<&Fact> for FactText {
+    fn from(fact: &Fact) -> Self {
+        match fact.change.clone() {
+            Change::Leaf(leaf) => FactText::Leaf(Box::new(Leaf::clone(&leaf))),
+            Change::Invite(invite) => FactText::Invite {
                 id: invite.id,
                 verifier: Blob(invite.mac_key.0.to_vec()),
                 record: Box::new(StoredInvite::of(&invite)),
             },
-            Change::InviteForgotten(id) => Fact::InviteForgotten(id),
-            Change::ClaimAdded { address, leaf, claim } => Fact::ClaimAdded { address, leaf, claim },
+            Change::InviteForgotten(id) => FactText::InviteForgotten(id),
+            Change::ClaimAdded { address, leaf, claim } => {
+                FactText::ClaimAdded { address, leaf, machine: fact.machine, claim }
+            }
+            Change::Hub(hub) => FactText::Hub(Box::new(HubRecord::clone(&hub))),
             Change::ClaimRemoved { address, leaf, claim, step } => {
-                Fact::ClaimRemoved { address, leaf, claim, step }
+                FactText::ClaimRemoved { address, leaf, claim, step }
             }
             Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
-                Fact::KeysRevoked { leaf, wireguard_key, signing_key }
+                FactText::KeysRevoked { leaf, wireguard_key, signing_key }
             }
-            Change::Pending(pending) => Fact::Pending(Box::new(Pending::clone(&pending))),
-            Change::PendingGone(key) => Fact::PendingGone(key),
-            Change::ClaimMoved { address, moving, claim } => Fact::ClaimMoved { address, moving, claim },
-            Change::MoveDone(address) => Fact::MoveDone(address),
-            Change::LeafForgotten(name) => Fact::LeafForgotten(name),
+            Change::Pending(pending) => FactText::Pending(Box::new(Pending::clone(&pending))),
+            Change::PendingGone(key) => FactText::PendingGone(key),
+            Change::ClaimMoved { address, moving, claim } => {
+                FactText::ClaimMoved { address, moving, machine: fact.machine, claim }
+            }
+            Change::MoveDone(address) => FactText::MoveDone(address),
+            Change::LeafForgotten(leaf) => FactText::LeafForgotten { leaf, machine: fact.machine },
         }
     }
 }
 
-impl Fact {
-    fn change(self) -> Option<Change> {
-        Some(match self {
-            Fact::Leaf(leaf) => Change::Leaf(Arc::from(leaf)),
-            Fact::Invite { id, verifier, record } => {
+impl FactText {
+    pub(crate) fn fact(self) -> Option<Fact> {
+        let mut machine = None;
+        let change = match self {
+            FactText::Leaf(leaf) => Change::Leaf(Arc::from(leaf)),
+            FactText::Invite { id, verifier, record } => {
                 let mac_key = MacKey::new(verifier.0.try_into().ok()?);
                 Change::Invite(Arc::new(record.with(id, mac_key)))
             }
-            Fact::InviteForgotten(id) => Change::InviteForgotten(id),
-            Fact::ClaimAdded { address, leaf, claim } => Change::ClaimAdded { address, leaf, claim },
-            Fact::ClaimRemoved { address, leaf, claim, step } => {
+            FactText::InviteForgotten(id) => Change::InviteForgotten(id),
+            FactText::ClaimAdded { address, leaf, machine: of, claim } => {
+                machine = of;
+                Change::ClaimAdded { address, leaf, claim }
+            }
+            FactText::ClaimRemoved { address, leaf, claim, step } => {
                 Change::ClaimRemoved { address, leaf, claim, step }
             }
-            Fact::KeysRevoked { leaf, wireguard_key, signing_key } => {
+            FactText::KeysRevoked { leaf, wireguard_key, signing_key } => {
                 Change::KeysRevoked { leaf, wireguard_key, signing_key }
             }
-            Fact::Pending(pending) => Change::Pending(Arc::from(pending)),
-            Fact::PendingGone(key) => Change::PendingGone(key),
-            Fact::ClaimMoved { address, moving, claim } => Change::ClaimMoved { address, moving, claim },
-            Fact::MoveDone(address) => Change::MoveDone(address),
-            Fact::LeafForgotten(name) => Change::LeafForgotten(name),
-        })
+            FactText::Pending(pending) => Change::Pending(Arc::from(pending)),
+            FactText::PendingGone(key) => Change::PendingGone(key),
+            FactText::ClaimMoved { address, moving, machine: of, claim } => {
+                machine = of;
+                Change::ClaimMoved { address, moving, claim }
+            }
+            FactText::MoveDone(address) => Change::MoveDone(address),
+            FactText::LeafForgotten { leaf, machine: of } => {
+                machine = of;
+                Change::LeafForgotten(leaf)
+            }
+            FactText::Hub(hub) => Change::Hub(Arc::from(hub)),
+        };
+        Some(Fact { change, machine })
     }
 }
 
@@ -232,7 +273,7 @@ pub struct Body {
     /// What was done, in a word: `enroll`, `claims/add`, `revoke`, and so on.
     pub operation: String,
     /// What it changed.
-    pub changes: Vec<Change>,
+    pub changes: Vec<Fact>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -242,7 +283,7 @@ struct BodyText {
     generation: u64,
     actor: Actor,
     operation: String,
-    changes: Vec<Fact>,
+    changes: Vec<FactText>,
 }
 
 /// The end of a hub's chain: how many entries there were, and the hash of the last.
@@ -294,7 +335,7 @@ pub enum ChainError {
 impl Entry {
     /// The next entry of a hub after the end of its chain.
     pub fn sign(pair: &SigningKeyPair, after: &Head, body: &Body) -> Self {
-        let changes = body.changes.iter().map(Fact::from).collect();
+        let changes = body.changes.iter().map(FactText::from).collect();
         let Body { at, generation, actor, operation, .. } = body.clone();
         let body = crate::wire::bytes_of(&BodyText { at, generation, actor, operation, changes });
         let seq = after.seq + 1;
@@ -335,7 +376,7 @@ impl Entry {
         let text: BodyText =
             serde_json::from_slice(&self.body.0).map_err(|e| ChainError::Body(e.to_string()))?;
         let BodyText { at, generation, actor, operation, changes } = text;
-        let changes: Option<Vec<Change>> = changes.into_iter().map(Fact::change).collect();
+        let changes: Option<Vec<Fact>> = changes.into_iter().map(FactText::fact).collect();
         let changes = changes.ok_or_else(|| ChainError::Body("a verifier has 32 bytes".into()))?;
         Ok(Body { at, generation, actor, operation, changes })
     }
@@ -392,6 +433,8 @@ pub fn summary(change: &Change) -> String {
         }
         Change::MoveDone(address) => format!("{address} has moved"),
         Change::LeafForgotten(name) => format!("leaf {name} forgotten"),
+        Change::Hub(hub) if hub.retired_at.is_some() => format!("hub {} retired", hub.node.name),
+        Change::Hub(hub) => format!("hub {} at {}", hub.node.name, hub.node.overlay),
     }
 }
 
@@ -405,6 +448,7 @@ mod tests {
         let change =
             Change::ClaimAdded { address: [10, 0, 0, 1].into(), leaf: "aws".parse().unwrap(), claim };
         let at = Hlc { secs: 5, count: 0 };
+        let change = Fact { change, machine: Some(SigningKey([7; 32])) };
         Body { at, generation: 7, actor: Actor::Admin, operation: operation.into(), changes: vec![change] }
     }
 

@@ -169,6 +169,9 @@ reasons! {
     SiteTaken "site-taken" Hub 409
         "Another machine with other keys is enrolled under this site's name."
         "To put this machine in its place: `routerctl invite --replace NAME` on the hub; otherwise choose another site name.";
+    NameLost "name-lost" Hub 409
+        "While the two hubs could not talk, each admitted a machine under this name; the one that was admitted first keeps it, and this is the other."
+        "Make an invite with another site name, remove this leaf's key files, and enroll it again; or revoke the name and invite anew.";
     KeyTaken "key-taken" Hub 409
         "A key in the request belongs to another leaf, to the hub or to an invite."
         "Remove this leaf's key files and enroll again; do not copy key files between machines.";

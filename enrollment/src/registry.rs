@@ -1,295 +1,21 @@
 //! The hub's truth as a pure state: leaves, claims and invites, changed only by [`Change`]s that are stored first.
 
 use crate::approval::Pending;
-use crate::claim::{Claim, ClaimStep, Move};
+use crate::claim::{Claim, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::policy::{HubSettings, LEAVE_SECS, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
-use crate::signature::MacKey;
 use crate::topology::{Admission, Topology, renew_after_secs};
-use ipnet::{IpNet, Ipv4Net};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// An enrolled (or revoked) leaf as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leaf {
-    /// Its name.
-    pub name: LeafName,
-    /// The site of its invite; the same as the name, or what stands before its number.
-    pub site: LeafName,
-    /// Its overlay address; it keeps it for ever, also over revocation and a new machine.
-    pub overlay: Ipv4Addr,
-    /// Its WireGuard key.
-    pub wireguard_key: WireguardKey,
-    /// The key that signs its requests.
-    pub signing_key: SigningKey,
-    /// Out of which prefixes it may claim.
-    pub permitted: Vec<Ipv4Net>,
-    /// How many addresses it may own.
-    pub max_claims: u32,
-    /// The last counter accepted from it.
-    pub counter: u64,
-    /// The invite it last joined by.
-    pub invite: InviteId,
-    /// When it joined, seconds since 1970.
-    pub enrolled_at: u64,
-    /// When its lease ends, seconds since 1970.
-    pub valid_until: u64,
-    /// When it last asked for something, seconds since 1970.
-    pub last_seen: u64,
-    /// Set when the operator revoked it, or it left.
-    pub revoked: Option<Revoked>,
-    /// The keys before the last rotation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub former: Option<FormerKeys>,
-    /// Since when it has its keys, seconds since 1970; 0 = since it joined.
-    #[serde(default)]
-    pub keys_since: u64,
-}
+mod hubs;
+mod merge;
+mod records;
 
-/// Keys that a rotation replaced; they sign for a while longer and are never given to another leaf.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FormerKeys {
-    /// The WireGuard key.
-    pub wireguard_key: WireguardKey,
-    /// The signing key.
-    pub signing_key: SigningKey,
-    /// Until when requests signed by it are taken, seconds since 1970.
-    pub until: u64,
-}
-
-impl Leaf {
-    /// Present and former keys of both kinds.
-    pub fn all_keys(&self) -> Vec<[u8; 32]> {
-        let former = self.former.iter().flat_map(|f| [f.wireguard_key.0, f.signing_key.0]);
-        [self.wireguard_key.0, self.signing_key.0].into_iter().chain(former).collect()
-    }
-
-    /// Whether it has a tunnel at `now`: while it is admitted, and a moment longer when it leaves.
-    pub fn has_tunnel(&self, now: u64) -> bool {
-        self.revoked.is_none_or(|r| r.left && now < r.at.saturating_add(LEAVE_SECS))
-    }
-}
-
-/// When a leaf was revoked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
-    /// Seconds since 1970.
-    pub at: u64,
-    /// The registry's generation then; only invites made after it can bring the name back.
-    pub generation: u64,
-    /// The leaf itself asked for it.
-    #[serde(default)]
-    pub left: bool,
-}
-
-/// An invite as it is stored: what verifies it, never its secret.
-#[derive(Clone)]
-pub struct InviteRecord {
-    /// Its public number.
-    pub id: InviteId,
-    /// What verifies the first request; derived from the secret.
-    pub mac_key: MacKey,
-    /// The foyer tunnel's public key; derived from the secret.
-    pub wireguard_key: WireguardKey,
-    /// The address in the foyer.
-    pub foyer: Ipv4Addr,
-    /// The site's name.
-    pub site: LeafName,
-    /// Out of which prefixes its leaves may claim.
-    pub permitted: Vec<Ipv4Net>,
-    /// How many addresses each may own.
-    pub max_claims: u32,
-    /// How many leaves may join by it.
-    pub uses: u32,
-    /// How many did.
-    pub used: u32,
-    /// When it was made, seconds since 1970.
-    pub created_at: u64,
-    /// The registry's generation when it was made.
-    pub created_generation: u64,
-    /// When it ends, seconds since 1970.
-    pub expires_at: u64,
-    /// When its last use was, if it is spent.
-    pub spent_at: Option<u64>,
-    /// When it was revoked.
-    pub revoked_at: Option<u64>,
-    /// From which underlay addresses it may be used; empty = any.
-    pub sources: Vec<IpNet>,
-    /// Whether a person approves each machine.
-    pub approve: bool,
-    /// Whether its machine takes the place of the one enrolled under the site's name.
-    pub replace: bool,
-}
-
-/// What an invite is good for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum InviteStatus {
-    /// A leaf can join by it.
-    Open,
-    /// Used as often as it permits.
-    Spent,
-    /// Its time is over.
-    Expired,
-    /// Withdrawn.
-    Revoked,
-}
-
-impl InviteRecord {
-    /// What it is good for at `now`.
-    pub fn status(&self, now: u64) -> InviteStatus {
-        if self.revoked_at.is_some() {
-            InviteStatus::Revoked
-        } else if self.used >= self.uses {
-            InviteStatus::Spent
-        } else if now >= self.expires_at {
-            InviteStatus::Expired
-        } else {
-            InviteStatus::Open
-        }
-    }
-
-    /// Since when it is closed, if it is.
-    pub fn closed_at(&self, now: u64) -> Option<u64> {
-        let expired = (now >= self.expires_at).then_some(self.expires_at);
-        [self.revoked_at, self.spent_at, expired].into_iter().flatten().min()
-    }
-}
-
-/// A revoked key: it never comes back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RevokedKey {
-    /// The leaf that had it.
-    pub leaf: LeafName,
-    /// Set for a signing key: what its requests are verified with, to tell it the reason.
-    pub signing: Option<SigningKey>,
-}
-
-/// One step of the truth. A request's changes are stored in one transaction, then applied.
-#[derive(Clone)]
-pub enum Change {
-    /// A leaf is new or different.
-    Leaf(Arc<Leaf>),
-    /// An invite is new or different.
-    Invite(Arc<InviteRecord>),
-    /// An invite that nobody needs any more goes.
-    InviteForgotten(InviteId),
-    /// A leaf owns an address.
-    ClaimAdded {
-        /// The address.
-        address: Ipv4Addr,
-        /// Its owner.
-        leaf: LeafName,
-        /// Generation and time.
-        claim: Claim,
-    },
-    /// Nobody owns an address any more.
-    ClaimRemoved {
-        /// The address.
-        address: Ipv4Addr,
-        /// Who owned it.
-        leaf: LeafName,
-        /// The claim that ended.
-        claim: Claim,
-        /// Why.
-        step: ClaimStep,
-    },
-    /// A leaf's keys never come back.
-    KeysRevoked {
-        /// The leaf.
-        leaf: LeafName,
-        /// Its WireGuard key.
-        wireguard_key: WireguardKey,
-        /// Its signing key.
-        signing_key: SigningKey,
-    },
-    /// A machine waits for approval, or was judged.
-    Pending(Arc<Pending>),
-    /// A request for approval is over.
-    PendingGone(SigningKey),
-    /// An address has a new owner; the former one may announce it until the new one does.
-    ClaimMoved {
-        /// The address.
-        address: Ipv4Addr,
-        /// From whom, to whom, until when.
-        moving: Move,
-        /// The new owner's claim.
-        claim: Claim,
-    },
-    /// A move is over: the new owner's route is there, or time is up.
-    MoveDone(Ipv4Addr),
-    /// A leaf that was gone for long is forgotten; its address in the overlay is free.
-    LeafForgotten(LeafName),
-}
-
-/// An admitted leaf, as the daemon derives WireGuard peers and import policies from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admitted {
-    /// Its name.
-    pub name: LeafName,
-    /// Its overlay address: the only source of its BGP session, the only next hop of its routes.
-    pub overlay: Ipv4Addr,
-    /// Its WireGuard key.
-    pub wireguard_key: WireguardKey,
-    /// What it owns; empty while its lease is expired (the claims stay reserved for it).
-    pub claims: BTreeMap<Ipv4Addr, Claim>,
-    /// Out of which prefixes it may claim.
-    pub permitted: Vec<Ipv4Net>,
-    /// How many addresses it may own.
-    pub max_claims: u32,
-    /// When its lease ends, seconds since 1970.
-    pub valid_until: u64,
-    /// When it last asked for something, seconds since 1970.
-    pub last_seen: u64,
-    /// Its lease is over: it keeps its tunnel, so that it can renew, but none of its claims.
-    pub expired: bool,
-    /// Addresses that were moved away from it and that it may announce until their new owner does.
-    pub lingering: BTreeMap<Ipv4Addr, Claim>,
-    /// It has left: its tunnel stays for a moment, so that it hears the answer.
-    pub leaving: bool,
-}
-
-/// A WireGuard peer of the foyer: an invite that is open, or closed less than a day ago.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoyerPeer {
-    /// The tunnel's public key.
-    pub public_key: WireguardKey,
-    /// The one address that it may use.
-    pub address: Ipv4Addr,
-    /// The invite.
-    pub invite: InviteId,
-    /// Whether the hub must know the underlay address of who uses it.
-    pub underlay_matters: bool,
-}
-
-/// All that the hub's daemon derives its state from; published after each durable change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admissions {
-    /// Grows with each change.
-    pub generation: u64,
-    /// The hub itself.
-    pub hub: Arc<HubSettings>,
-    /// The leaves that are admitted; revoked ones are absent.
-    pub leaves: BTreeMap<LeafName, Arc<Admitted>>,
-    /// The foyer's peers.
-    pub foyer: Vec<FoyerPeer>,
-    /// Moves under way.
-    pub moves: BTreeMap<Ipv4Addr, Move>,
-}
-
-/// A stored record that cannot be used; it is reported, keeps what it holds reserved, and blocks no other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BadRecord {
-    /// Which table.
-    pub table: String,
-    /// Which row, by its key.
-    pub key: String,
-    /// What is wrong.
-    pub why: String,
-}
+pub use hubs::HubRecord;
+pub use merge::Merged;
+pub use records::*;
 
 /// The registry's state in memory.
 pub struct State {
@@ -309,6 +35,11 @@ pub struct State {
     reserved_names: BTreeMap<String, ()>,
     foyer: BTreeMap<Ipv4Addr, InviteId>,
     admitted: BTreeMap<LeafName, Arc<Admitted>>,
+    machines: BTreeMap<LeafName, BTreeMap<SigningKey, Arc<Leaf>>>,
+    contenders: BTreeMap<Ipv4Addr, BTreeMap<u64, Contender>>,
+    forgotten: BTreeSet<InviteId>,
+    hubs: BTreeMap<SigningKey, Arc<HubRecord>>,
+    gone: BTreeSet<SigningKey>,
 }
 
 impl State {
@@ -318,6 +49,7 @@ impl State {
         let (claims, keys, revoked, overlays) = Default::default();
         let (pending, moves) = Default::default();
         let (reserved_names, foyer, admitted) = Default::default();
+        let (machines, contenders, forgotten, hubs, gone) = Default::default();
         Self {
             settings,
             generation: 0,
@@ -335,6 +67,11 @@ impl State {
             reserved_names,
             foyer,
             admitted,
+            machines,
+            contenders,
+            forgotten,
+            hubs,
+            gone,
         }
     }
 
@@ -352,6 +89,11 @@ impl State {
     /// Grows with each change.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The generation is this one at least: another hub had it, or a decision was stored.
+    pub fn went_on(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
     }
 
     /// The leaf of a name.
@@ -415,17 +157,21 @@ impl State {
         self.reserved_names.contains_key(name.as_str())
     }
 
-    /// The lowest overlay address that no leaf has or had.
+    /// The lowest overlay address that no leaf has or had, out of this hub's half.
     pub fn free_overlay(&self) -> Option<Ipv4Addr> {
-        self.settings.leaf_addresses().find(|address| !self.overlays.contains_key(address))
+        let hubs: BTreeSet<Ipv4Addr> = self.hubs.values().map(|hub| hub.node.overlay).collect();
+        let free = |address: &Ipv4Addr| !self.overlays.contains_key(address) && !hubs.contains(address);
+        self.settings.leaf_addresses().find(|address| free(address) && self.owns_address(address))
     }
 
     /// The lowest foyer address that no invite holds; a tombstone gives way when all are taken.
     pub fn free_foyer(&self, now: u64) -> Option<Ipv4Addr> {
-        let free = self.settings.foyer_addresses().find(|address| !self.foyer.contains_key(address));
+        let free =
+            self.settings.foyer_addresses().find(|a| !self.foyer.contains_key(a) && self.owns_address(a));
         free.or_else(|| {
             let closed = |id: &InviteId| self.invites.get(id).and_then(|invite| invite.closed_at(now));
-            let tombstones = self.foyer.iter().filter_map(|(address, id)| Some((closed(id)?, *address)));
+            let own = self.foyer.iter().filter(|(address, _)| self.owns_address(address));
+            let tombstones = own.filter_map(|(address, id)| Some((closed(id)?, *address)));
             tombstones.min().map(|(_, address)| address)
         })
     }
@@ -434,6 +180,8 @@ impl State {
     pub fn key_is_fabric_own(&self, key: &[u8; 32]) -> bool {
         *key == self.settings.wireguard_key.0
             || *key == self.settings.signing_key.0
+            || self.hubs.values().any(|h| [h.node.signing_key.0, h.node.wireguard_key.0].contains(key))
+            || self.all_rivals().any(|rival| [rival.signing_key.0, rival.wireguard_key.0].contains(key))
             || self.foyer.values().any(|id| self.invites.get(id).is_some_and(|i| i.wireguard_key.0 == *key))
     }
 
@@ -460,17 +208,38 @@ impl State {
         self.refresh(&from, now);
     }
 
-    /// Applies changes that are durable; the generation grows by one.
+    /// Applies a decision of this hub; the generation grows by one.
     pub fn apply(&mut self, changes: &[Change], now: u64) {
-        for change in changes {
-            self.apply_one(change, now);
-        }
+        let facts = self.facts(changes, now);
+        self.merge(&facts, now);
         self.generation += 1;
         self.settle(now);
     }
 
-    /// Applies one stored record on loading, where the generation comes from the store.
-    pub fn apply_one(&mut self, change: &Change, now: u64) {
+    /// The revoked keys of each leaf, two and two.
+    fn revoked_pairs(&self) -> Vec<Change> {
+        let mut keys: BTreeMap<&LeafName, (Vec<WireguardKey>, Vec<SigningKey>)> = BTreeMap::new();
+        for (key, revoked) in &self.revoked {
+            let (wireguard, signing) = keys.entry(&revoked.leaf).or_default();
+            match revoked.signing {
+                Some(key) => signing.push(key),
+                None => wireguard.push(WireguardKey(*key)),
+            }
+        }
+        let mut changes = Vec::new();
+        for (leaf, (wireguard, signing)) in keys {
+            let (Some(first), Some(second)) = (wireguard.first(), signing.first()) else { continue };
+            for index in 0..wireguard.len().max(signing.len()) {
+                let wireguard_key = *wireguard.get(index).unwrap_or(first);
+                let signing_key = *signing.get(index).unwrap_or(second);
+                changes.push(Change::KeysRevoked { leaf: leaf.clone(), wireguard_key, signing_key });
+            }
+        }
+        changes
+    }
+
+    /// Makes one record the shown one, with everything that is derived from it; [`State::merge`] decides which is.
+    pub(crate) fn apply_one(&mut self, change: &Change, now: u64) {
         match change {
             Change::Leaf(leaf) => self.put_leaf(leaf, now),
             Change::Invite(invite) => {
@@ -499,6 +268,7 @@ impl State {
                 }
                 self.refresh(leaf, now);
             }
+            Change::Hub(hub) => drop(self.hubs.insert(hub.node.signing_key, hub.clone())),
             Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
                 for (key, signing) in [(wireguard_key.0, None), (signing_key.0, Some(*signing_key))] {
                     self.keys.remove(&key);
@@ -650,7 +420,19 @@ impl State {
             leaves: self.admitted.clone(),
             foyer: peers.collect(),
             moves: self.moves.clone(),
+            hubs: self.hub_nodes().split_off(1),
+            rivals: self.rival_tunnels(),
         }
+    }
+
+    /// The tunnels of machines that lost their name; those whose address or key another leaf has are left out.
+    fn rival_tunnels(&self) -> Vec<(WireguardKey, Ipv4Addr)> {
+        let taken = |rival: &Leaf| {
+            self.keys.contains_key(&rival.wireguard_key.0)
+                || self.admitted.values().any(|leaf| leaf.overlay == rival.overlay)
+        };
+        let rivals = self.all_rivals().filter(|rival| !taken(rival));
+        rivals.map(|rival| (rival.wireguard_key, rival.overlay)).collect()
     }
 
     /// The answer to a leaf; `None` if there is no such leaf.
@@ -675,7 +457,7 @@ impl State {
                 asn: self.settings.asn,
                 lease_secs: self.settings.lease_secs,
                 fail_static_secs: self.settings.fail_static_secs,
-                hubs: vec![self.settings.node()],
+                hubs: self.hub_nodes(),
             },
         })
     }

@@ -4,7 +4,7 @@ use crate::approval::Verdict;
 use crate::claim::ClaimStep;
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::reason::ReasonCode;
-use crate::registry::{BadRecord, InviteStatus, State};
+use crate::registry::{BadRecord, Contender, InviteStatus, Leaf, State};
 use crate::topology::Admission;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub enum LeafPhase {
     Revoked,
     /// It left by itself.
     Left,
+    /// The other hub admitted another machine under this name first; it can only be told so.
+    NameLost,
 }
 
 /// A leaf, seen from the hub.
@@ -84,11 +86,14 @@ pub struct ClaimView {
     pub owner: LeafName,
     /// Its generation.
     pub generation: u64,
-    /// For how long it is owned, in seconds.
+    /// For how long it is owned or waits, in seconds.
     pub age_secs: u64,
     /// Who may still announce it while it moves to its owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving_from: Option<LeafName>,
+    /// Set for a claim that does not own the address: whose was made first, or that its leaf lost its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// One entry of the claims' history.
@@ -179,6 +184,38 @@ pub struct AuditReport {
     pub fault: Option<AuditFault>,
 }
 
+/// A machine that lost its name: while the hubs could not talk, the other admitted another one under it first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RivalView {
+    /// The name that it was admitted under.
+    pub name: LeafName,
+    /// The overlay address that it has.
+    pub overlay: Ipv4Addr,
+    /// Its WireGuard key.
+    pub wireguard_key: WireguardKey,
+    /// When it was admitted, seconds since 1970.
+    pub enrolled_at: u64,
+    /// What it is told.
+    pub reason: ReasonCode,
+}
+
+/// A claim that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingView {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Whose claim it is.
+    pub owner: LeafName,
+    /// Whose claim was made first; none: the claim's machine lost its name.
+    pub behind: Option<LeafName>,
+    /// Its generation.
+    pub generation: u64,
+    /// Since when, seconds since 1970.
+    pub since: u64,
+    /// What its leaf is told.
+    pub reason: ReasonCode,
+}
+
 /// The registry as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistryView {
@@ -188,6 +225,12 @@ pub struct RegistryView {
     pub leaves: Vec<LeafView>,
     /// All claims.
     pub claims: Vec<ClaimView>,
+    /// Machines that lost their name to one that was admitted first.
+    #[serde(default)]
+    pub rivals: Vec<RivalView>,
+    /// Claims that wait behind an earlier one, or behind their leaf's name.
+    #[serde(default)]
+    pub waiting: Vec<WaitingView>,
     /// All invites that are remembered.
     pub invites: Vec<InviteView>,
     /// All machines that wait for approval or were judged.
@@ -198,17 +241,17 @@ pub struct RegistryView {
 
 /// The view of a state at `now`.
 pub fn registry(state: &State, now: u64) -> RegistryView {
-    let leaves = state.leaves.values().map(|leaf| LeafView {
+    let shown = state.leaves.values().map(|leaf| (leaf, leaf_phase(leaf, now)));
+    let rival = state.all_rivals().map(|leaf| (leaf, LeafPhase::NameLost));
+    let leaves = shown.chain(rival).map(|(leaf, phase)| LeafView {
         name: leaf.name.clone(),
-        phase: match leaf.revoked {
-            Some(revoked) if revoked.left => LeafPhase::Left,
-            Some(_) => LeafPhase::Revoked,
-            None if now >= leaf.valid_until => LeafPhase::Expired,
-            None => LeafPhase::Admitted,
-        },
+        phase,
         overlay: leaf.overlay,
         wireguard_key: leaf.wireguard_key,
-        claims: state.claims_of(&leaf.name).into_keys().collect(),
+        claims: match phase {
+            LeafPhase::NameLost => Vec::new(),
+            _ => state.claims_of(&leaf.name).into_keys().collect(),
+        },
         permitted: leaf.permitted.clone(),
         max_claims: leaf.max_claims,
         enrolled_at: leaf.enrolled_at,
@@ -223,6 +266,7 @@ pub fn registry(state: &State, now: u64) -> RegistryView {
         generation: claim.generation,
         age_secs: now.saturating_sub(claim.since),
         moving_from: state.moves.get(address).map(|moving| moving.from.clone()),
+        waits: None,
     });
     let pending = state.pending.values().map(|pending| PendingView {
         fingerprint: pending.fingerprint(),
@@ -252,11 +296,60 @@ pub fn registry(state: &State, now: u64) -> RegistryView {
     RegistryView {
         generation: state.generation,
         leaves: leaves.collect(),
-        claims: claims.collect(),
+        claims: claims.chain(waiting_claims(state, now)).collect(),
         invites: invites.collect(),
         pending: pending.collect(),
+        rivals: rivals(state),
+        waiting: waiting(state),
         bad_records: state.bad.clone(),
     }
+}
+
+fn leaf_phase(leaf: &Leaf, now: u64) -> LeafPhase {
+    match leaf.revoked {
+        Some(revoked) if revoked.left => LeafPhase::Left,
+        Some(_) => LeafPhase::Revoked,
+        None if now >= leaf.valid_until => LeafPhase::Expired,
+        None => LeafPhase::Admitted,
+    }
+}
+
+/// The claims that wait, as they stand in the list of claims.
+fn waiting_claims(state: &State, now: u64) -> Vec<ClaimView> {
+    let view = |waiting: WaitingView| ClaimView {
+        address: waiting.address,
+        owner: waiting.owner,
+        generation: waiting.generation,
+        age_secs: now.saturating_sub(waiting.since),
+        moving_from: None,
+        waits: Some(match waiting.behind {
+            Some(owner) => format!("behind {owner}"),
+            None => "for its leaf's name".into(),
+        }),
+    };
+    waiting(state).into_iter().map(view).collect()
+}
+
+fn rivals(state: &State) -> Vec<RivalView> {
+    let view = |leaf: &std::sync::Arc<Leaf>| RivalView {
+        name: leaf.name.clone(),
+        overlay: leaf.overlay,
+        wireguard_key: leaf.wireguard_key,
+        enrolled_at: leaf.enrolled_at,
+        reason: ReasonCode::NameLost,
+    };
+    state.all_rivals().map(view).collect()
+}
+
+fn waiting(state: &State) -> Vec<WaitingView> {
+    let view = |(address, waiting): (Ipv4Addr, &Contender)| {
+        let behind = state.owner(&address).map(|(leaf, _)| leaf.clone());
+        let reason = if behind.is_some() { ReasonCode::ClaimConflict } else { ReasonCode::NameLost };
+        let (owner, generation, since) =
+            (waiting.leaf.clone(), waiting.claim.generation, waiting.claim.since);
+        WaitingView { address, owner, behind, generation, since, reason }
+    };
+    state.all_waiting().map(view).collect()
 }
 
 /// How a leaf stands, seen from itself.

@@ -79,6 +79,7 @@ async fn every_code_of_the_hub() {
     codes_of_leaves(&mut seen).await;
     codes_of_trouble(&mut seen).await;
     codes_of_life(&mut seen).await;
+    codes_of_two_hubs(&mut seen).await;
     let declared = ReasonCode::ALL.iter().copied().filter(|code| code.side() == Side::Hub).collect();
     assert_eq!(seen, declared);
 }
@@ -162,6 +163,28 @@ async fn codes_of_requests(seen: &mut BTreeSet<ReasonCode>) {
         code = hub.code(from, op, b"{}").await;
     }
     seen.insert(code);
+}
+
+/// The other hub admitted another machine under the name before: the leaf is told when it renews.
+async fn codes_of_two_hubs(seen: &mut BTreeSet<ReasonCode>) {
+    let (first, second) = (Hub::start().await, Hub::start().await);
+    let record = |hub: &Hub, index| {
+        let node = hub.registry.snapshot().hub.node();
+        enrollment::registry::HubRecord { node, index, joined_at: NOW, version: 1, retired_at: None }
+    };
+    let hubs = vec![record(&first, 0), record(&second, 1)];
+    first.registry.adopt_hubs(hubs.clone()).await.unwrap();
+    second.registry.adopt_hubs(hubs).await.unwrap();
+    join(&second, "aws", &keys(8), &[]).await.unwrap();
+    first.advance(9);
+    let admission = join(&first, "aws", &keys(9), &[]).await.unwrap();
+    let have = first.registry.heads().await.unwrap();
+    let batch = second.registry.batch(first.keys.signing_key(), have).await.unwrap();
+    assert!(first.registry.take(batch).await.unwrap().entries > 0);
+    let api = HubApi::of_admission(&admission).unwrap();
+    let refusal = client::renew(&api, &keys(9), &admission).await.unwrap_err();
+    assert_eq!(refusal.code, ReasonCode::NameLost, "{refusal}");
+    seen.insert(refusal.code);
 }
 
 async fn codes_of_enrollment(seen: &mut BTreeSet<ReasonCode>) {

@@ -111,6 +111,7 @@ async fn claims(State(leaf): State<Arc<Leaf>>) -> Json<Vec<ClaimView>> {
             generation: claim.generation,
             age_secs: now.saturating_sub(claim.since),
             moving_from: None,
+            waits: None,
         })
     });
     Json(claims.collect())

@@ -11,22 +11,32 @@ use dataplane::state::{Filter, Foyer, PrivateKey, PublicKey, Target, Wireguard, 
 use enrollment::registry::{Admissions, Admitted};
 use ipnet::Ipv4Net;
 
+/// How often a hub keeps its tunnel with the other one open, seconds.
+const HUB_KEEPALIVE_SECS: u16 = 25;
+
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
 /// hub relays overlay packets alone.
 pub fn wished(admissions: &Admissions, key: PrivateKey, listen_port: u16, mtu: u16) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
     let mut peers: BTreeMap<PublicKey, WireguardPeer> = BTreeMap::new();
-    let mut add = |key: [u8; 32], address| {
+    let mut add = |key: [u8; 32], address, endpoint, keepalive_secs| {
         let allowed_ips = BTreeSet::from([host(address)]);
         // Leaves and invited machines are behind NAT or move: their endpoints are learned, and they keep them open.
-        peers.insert(PublicKey(key), WireguardPeer { endpoint: None, allowed_ips, keepalive_secs: 0 });
+        peers.insert(PublicKey(key), WireguardPeer { endpoint, allowed_ips, keepalive_secs });
     };
     for invited in &admissions.foyer {
-        add(invited.public_key.0, invited.address);
+        add(invited.public_key.0, invited.address, None, 0);
     }
     for leaf in admissions.leaves.values() {
-        add(leaf.wireguard_key.0, leaf.overlay);
+        add(leaf.wireguard_key.0, leaf.overlay, None, 0);
+    }
+    for (key, overlay) in &admissions.rivals {
+        add(key.0, *overlay, None, 0);
+    }
+    for other in &admissions.hubs {
+        // Hubs are public: each calls the other, so that it does not matter which of them was restarted.
+        add(other.wireguard_key.0, other.overlay, other.endpoints.first().copied(), HUB_KEEPALIVE_SECS);
     }
     let wireguard = Wireguard {
         private_key: key,
@@ -113,6 +123,8 @@ mod tests {
             leaves: leaves.iter().map(leaf).collect(),
             foyer,
             moves: BTreeMap::new(),
+            hubs: Vec::new(),
+            rivals: Vec::new(),
         }
     }
 

@@ -108,9 +108,10 @@ fn table(claims: &[ClaimView]) -> String {
     );
     for claim in claims {
         let generation = claim.generation.to_string();
-        let owner = match &claim.moving_from {
-            Some(from) => format!("{} (moving from {from})", claim.owner),
-            None => claim.owner.to_string(),
+        let owner = match (&claim.moving_from, &claim.waits) {
+            (_, Some(waits)) => format!("{} (waits {waits})", claim.owner),
+            (Some(from), _) => format!("{} (moving from {from})", claim.owner),
+            (None, None) => claim.owner.to_string(),
         };
         table.row([claim.address.to_string(), owner, generation, text::seconds(claim.age_secs)]);
     }

@@ -2,8 +2,8 @@
 
 use super::keys::NodeKeys;
 use crate::identity::SigningKey;
-use crate::log::{self, Actor, Body, ChainError, Checkpoint, Entry, Head, Hlc};
-use crate::registry::Change;
+use crate::log::{self, Actor, Body, ChainError, Checkpoint, Entry, Fact, Head, Hlc};
+use crate::signature::SigningKeyPair;
 use crate::view::{AuditEntryView, AuditFault, AuditReport};
 use crate::wire::Blob;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -39,7 +39,7 @@ impl Log {
         let mut heads: BTreeMap<_, _> = checkpoints(db)?.into_iter().map(|c| (c.origin, c.head)).collect();
         let newest = "SELECT origin, seq, previous, body, signature, MAX(seq) FROM log GROUP BY origin";
         let mut clock = Hlc::default();
-        for row in db.prepare(newest)?.query_map([], |row| entry(row))? {
+        for row in db.prepare(newest)?.query_map([], entry)? {
             let entry = row?;
             heads.insert(entry.origin, Head { seq: entry.seq, hash: entry.hash() });
             clock = clock.max(entry.open().map(|body| body.at).unwrap_or_default());
@@ -54,16 +54,32 @@ impl Log {
         &self,
         tx: &Connection,
         decision: (&Actor, &str),
-        changes: &[Change],
+        facts: &[Fact],
         generation: u64,
         now: u64,
     ) -> rusqlite::Result<Entry> {
         let (actor, operation) = decision;
-        let (actor, operation, changes) = (actor.clone(), operation.to_owned(), changes.to_vec());
+        let (actor, operation, changes) = (actor.clone(), operation.to_owned(), facts.to_vec());
         let body = Body { at: self.clock.next(now), generation, actor, operation, changes };
         let entry = Entry::sign(self.keys.signing(), &self.head(&self.own), &body);
         insert(tx, &entry)?;
         Ok(entry)
+    }
+
+    /// The ends of all chains here.
+    pub fn heads(&self) -> &BTreeMap<SigningKey, Head> {
+        &self.heads
+    }
+
+    /// What signs this hub's entries.
+    pub fn signing(&self) -> &SigningKeyPair {
+        self.keys.signing()
+    }
+
+    /// All entries were replaced by checkpoints at these ends.
+    pub fn restarted(&mut self, heads: BTreeMap<SigningKey, Head>) {
+        self.heads = heads;
+        self.rows = 0;
     }
 
     /// The end of a hub's chain here.
@@ -90,8 +106,7 @@ impl Log {
             tx.query_row("SELECT COALESCE(MAX(position), 0) FROM log", [], |row| row.get(0))?;
         let below = highest.saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX));
         let last = "SELECT origin, seq, previous, body, signature, MAX(seq) FROM log WHERE position <= ?1 GROUP BY origin";
-        let removed: Vec<Entry> =
-            tx.prepare(last)?.query_map([below], |row| entry(row))?.collect::<Result<_, _>>()?;
+        let removed: Vec<Entry> = tx.prepare(last)?.query_map([below], entry)?.collect::<Result<_, _>>()?;
         for entry in removed {
             let head = Head { seq: entry.seq, hash: entry.hash() };
             put_checkpoint(tx, &Checkpoint::sign(self.keys.signing(), entry.origin, head))?;
@@ -105,13 +120,51 @@ impl Log {
     }
 }
 
-fn insert(tx: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+/// Writes an entry whose place was checked.
+pub fn insert(tx: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     let mut put = tx.prepare_cached(
         "INSERT INTO log (origin, seq, previous, body, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
     let (origin, seq) = (entry.origin.to_string(), signed(entry.seq));
     put.execute(params![origin, seq, entry.previous.0, entry.body.0, entry.signature.0])?;
     Ok(())
+}
+
+/// Removes every entry and begins at these checkpoints.
+pub fn restart(tx: &Connection, checkpoints: &[Checkpoint]) -> rusqlite::Result<()> {
+    tx.execute_batch("DELETE FROM log; DELETE FROM log_checkpoints")?;
+    checkpoints.iter().try_for_each(|checkpoint| put_checkpoint(tx, checkpoint))
+}
+
+/// The hash of a hub's entry of this number, if it is still kept or a checkpoint stands there.
+pub fn hash_at(db: &Connection, origin: &SigningKey, seq: u64) -> rusqlite::Result<Option<[u8; 32]>> {
+    let at = params![origin.to_string(), signed(seq)];
+    let mut found = db.prepare_cached(
+        "SELECT origin, seq, previous, body, signature FROM log WHERE origin = ?1 AND seq = ?2",
+    )?;
+    let kept = found.query_row(at, entry).optional()?.map(|entry| entry.hash());
+    let mut begin = db.prepare_cached("SELECT hash FROM log_checkpoints WHERE origin = ?1 AND seq = ?2")?;
+    match kept {
+        Some(hash) => Ok(Some(hash)),
+        None => begin.query_row(at, |row| row.get(0)).optional(),
+    }
+}
+
+/// The entries of a hub's chain after a number, at most `limit`, each with its position here.
+pub fn after(
+    db: &Connection,
+    origin: &SigningKey,
+    seq: u64,
+    limit: usize,
+) -> rusqlite::Result<Vec<(i64, Entry)>> {
+    let mut query = db.prepare_cached(
+        "SELECT origin, seq, previous, body, signature, position FROM log
+         WHERE origin = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = query
+        .query_map(params![origin.to_string(), signed(seq), limit], |row| Ok((row.get(5)?, entry(row)?)))?;
+    rows.collect()
 }
 
 fn put_checkpoint(tx: &Connection, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
@@ -148,7 +201,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry { origin, seq, previous: blob(2)?, body: blob(3)?, signature: blob(4)? })
 }
 
-fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<Checkpoint>> {
+/// Where the chains begin whose older entries are kept no longer.
+pub fn checkpoints(db: &Connection) -> rusqlite::Result<Vec<Checkpoint>> {
     let mut query = db.prepare("SELECT origin, seq, hash, signature FROM log_checkpoints")?;
     let read = |row: &Row<'_>| {
         let head = Head { seq: unsigned(row, 1)?, hash: row.get(2)? };
@@ -171,7 +225,7 @@ pub fn list(db: &Connection, limit: u32) -> rusqlite::Result<Vec<AuditEntryView>
                 at: body.at.secs,
                 actor: body.actor.to_string(),
                 operation: body.operation,
-                changes: body.changes.iter().map(log::summary).collect(),
+                changes: body.changes.iter().map(|fact| log::summary(&fact.change)).collect(),
                 hash,
             },
             Err(error) => AuditEntryView {
@@ -185,7 +239,7 @@ pub fn list(db: &Connection, limit: u32) -> rusqlite::Result<Vec<AuditEntryView>
             },
         }
     };
-    query.query_map([limit], |row| entry(row))?.map(|entry| entry.map(shown)).collect()
+    query.query_map([limit], entry)?.map(|entry| entry.map(shown)).collect()
 }
 
 /// Follows every chain from its first entry or checkpoint to its end. `hubs` are the keys that may sign; the first is

@@ -7,5 +7,6 @@ pub mod leaf_state;
 pub mod listener;
 pub mod log_store;
 pub mod private_file;
+pub mod replica;
 pub mod schema;
 pub mod store;

@@ -5,10 +5,12 @@ use crate::claim::{Claim, ClaimStep, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::log::StoredInvite;
 use crate::policy::HubSettings;
-use crate::registry::{BadRecord, Change, InviteRecord, Leaf, RevokedKey, State};
+use crate::registry::{
+    BadRecord, Change, Contender, HubRecord, InviteRecord, Leaf, Merged, RevokedKey, State,
+};
 use crate::signature::MacKey;
 use crate::view::ClaimHistoryView;
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -30,6 +32,14 @@ CREATE TABLE IF NOT EXISTS revoked_keys (
   key TEXT PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('wireguard', 'signing')), leaf TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS pending (signing_key TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS moves (address TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rivals (
+  name TEXT NOT NULL, machine TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (name, machine)) STRICT;
+CREATE TABLE IF NOT EXISTS waiting (
+  address TEXT NOT NULL, generation INTEGER NOT NULL, since INTEGER NOT NULL, leaf TEXT NOT NULL, machine TEXT,
+  PRIMARY KEY (address, generation)) STRICT;
+CREATE TABLE IF NOT EXISTS forgotten (id TEXT PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS gone_machines (key TEXT PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS hubs (key TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
 ";
 
 /// How many entries of the claims' history are kept.
@@ -49,6 +59,15 @@ pub fn prepare(db: &Connection) -> rusqlite::Result<()> {
         [HISTORY_ROWS],
     )?;
     Ok(())
+}
+
+/// Removes every record but the claims' history; the log is not touched.
+pub fn empty(tx: &Connection) -> rusqlite::Result<()> {
+    tx.execute_batch(
+        "DELETE FROM leaves; DELETE FROM claims; DELETE FROM invites; DELETE FROM revoked_keys;
+         DELETE FROM rivals; DELETE FROM waiting; DELETE FROM forgotten; DELETE FROM hubs; DELETE FROM moves;
+         DELETE FROM gone_machines;",
+    )
 }
 
 /// The version of the tables in a file; 0 in a new one.
@@ -72,6 +91,7 @@ pub fn load(db: &Connection, settings: Arc<HubSettings>, now: u64) -> rusqlite::
     load_claims(db, &mut state, now)?;
     load_pending(db, &mut state, now)?;
     load_moves(db, &mut state, now)?;
+    load_others(db, &mut state, now)?;
     state.settle(now);
     Ok(state)
 }
@@ -159,7 +179,10 @@ fn load_leaves(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result
             }
         });
         match leaf {
-            Ok(leaf) => state.apply_one(&Change::Leaf(Arc::new(leaf)), now),
+            Ok(leaf) => {
+                state.restore(Ok(leaf.clone()));
+                state.apply_one(&Change::Leaf(Arc::new(leaf)), now);
+            }
             Err(why) => state.reserve(bad("leaves", &name, why), Some(&name), overlay),
         }
     }
@@ -182,7 +205,58 @@ fn load_claims(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result
         });
         let number = |index| u64::try_from(row.get::<_, i64>(index).unwrap_or(0)).unwrap_or(0);
         let claim = Claim { generation: number(2), since: number(3) };
+        let machine = state.leaf(&leaf).map(|leaf| leaf.machine());
+        let contender = Contender { leaf: LeafName::clone(&leaf), machine, claim };
+        state.restore(Err((parsed, contender)));
         state.apply_one(&Change::ClaimAdded { address: parsed, leaf, claim }, now);
+    }
+    Ok(())
+}
+
+/// What is known beside what is shown: rivals, waiting claims, forgotten invites, hubs.
+fn load_others(db: &Connection, state: &mut State, now: u64) -> rusqlite::Result<()> {
+    let mut query = db.prepare("SELECT name, record FROM rivals")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        match serde_json::from_str::<Leaf>(&text(row, 1)) {
+            Ok(leaf) => state.restore(Ok(leaf)),
+            Err(why) => state.reserve(bad("rivals", &text(row, 0), why), None, None),
+        }
+    }
+    let mut query = db.prepare("SELECT address, leaf, machine, generation, since FROM waiting")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let number = |index| u64::try_from(row.get::<_, i64>(index).unwrap_or(0)).unwrap_or(0);
+        let claim = Claim { generation: number(3), since: number(4) };
+        let machine = text(row, 2).parse().ok();
+        match (text(row, 0).parse(), text(row, 1).parse()) {
+            (Ok(address), Ok(leaf)) => state.restore(Err((address, Contender { leaf, machine, claim }))),
+            _ => state.reserve(bad("waiting", &text(row, 0), "neither address nor name"), None, None),
+        }
+    }
+    let mut query = db.prepare("SELECT id FROM forgotten")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        match text(row, 0).parse() {
+            Ok(id) => state.restore_forgotten(id),
+            Err(why) => state.reserve(bad("forgotten", &text(row, 0), why), None, None),
+        }
+    }
+    let mut query = db.prepare("SELECT key FROM gone_machines")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        match text(row, 0).parse() {
+            Ok(key) => state.restore_gone(key),
+            Err(why) => state.reserve(bad("gone_machines", &text(row, 0), why), None, None),
+        }
+    }
+    let mut query = db.prepare("SELECT key, record FROM hubs")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        match serde_json::from_str::<HubRecord>(&text(row, 1)) {
+            Ok(hub) => state.apply_one(&Change::Hub(Arc::new(hub)), now),
+            Err(why) => state.reserve(bad("hubs", &text(row, 0), why), None, None),
+        }
     }
     Ok(())
 }
@@ -197,8 +271,45 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Writes what merging changed: the shown rows, and the rivals and waiting claims of every name and address touched.
+pub fn write_merged(
+    tx: &Connection,
+    state: &State,
+    merged: &Merged,
+    generation: u64,
+    now: u64,
+) -> rusqlite::Result<()> {
+    write(tx, &merged.shown, generation, now)?;
+    for name in &merged.names {
+        tx.prepare_cached("DELETE FROM rivals WHERE name = ?1")?.execute([name.as_str()])?;
+        for leaf in state.rivals(name) {
+            let mut put =
+                tx.prepare_cached("INSERT INTO rivals (name, machine, record) VALUES (?1, ?2, ?3)")?;
+            put.execute(params![name.as_str(), leaf.machine().to_string(), json(&**leaf)?])?;
+        }
+    }
+    if merged.machines_gone {
+        for key in state.gone_machines() {
+            let mut put = tx.prepare_cached("INSERT OR IGNORE INTO gone_machines (key) VALUES (?1)")?;
+            put.execute([key.to_string()])?;
+        }
+    }
+    for address in &merged.addresses {
+        tx.prepare_cached("DELETE FROM waiting WHERE address = ?1")?.execute([address.to_string()])?;
+        for Contender { leaf, machine, claim } in state.waiting(address) {
+            let mut put = tx.prepare_cached(
+                "INSERT INTO waiting (address, generation, since, leaf, machine) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?;
+            let (generation, since) = (signed(claim.generation), signed(claim.since));
+            let machine = machine.map(|key| key.to_string());
+            put.execute(params![address.to_string(), generation, since, leaf.as_str(), machine])?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes one request's changes and the generations that follow from them.
-pub fn write(tx: &Transaction<'_>, changes: &[Change], generation: u64, now: u64) -> rusqlite::Result<()> {
+fn write(tx: &Connection, changes: &[Change], generation: u64, now: u64) -> rusqlite::Result<()> {
     for change in changes {
         write_one(tx, change, now)?;
     }
@@ -216,7 +327,7 @@ pub fn write(tx: &Transaction<'_>, changes: &[Change], generation: u64, now: u64
     Ok(())
 }
 
-fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Result<()> {
+fn write_one(tx: &Connection, change: &Change, now: u64) -> rusqlite::Result<()> {
     match change {
         Change::Leaf(leaf) => {
             let mut put = tx.prepare_cached(
@@ -228,6 +339,7 @@ fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Resul
         Change::Invite(invite) => write_invite(tx, invite)?,
         Change::InviteForgotten(id) => {
             tx.execute("DELETE FROM invites WHERE id = ?1", [id.to_string()])?;
+            tx.execute("INSERT OR IGNORE INTO forgotten (id) VALUES (?1)", [id.to_string()])?;
         }
         Change::ClaimAdded { address, leaf, claim } => {
             // Not "or replace": two owners of one address must fail here even if the judgement were wrong.
@@ -242,6 +354,10 @@ fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Resul
             let mut delete = tx.prepare_cached("DELETE FROM claims WHERE address = ?1 AND leaf = ?2")?;
             delete.execute(params![address.to_string(), leaf.as_str()])?;
             write_history(tx, address, leaf, claim, *step, now)?;
+        }
+        Change::Hub(hub) => {
+            let mut put = tx.prepare_cached("INSERT OR REPLACE INTO hubs (key, record) VALUES (?1, ?2)")?;
+            put.execute(params![hub.node.signing_key.to_string(), json(&**hub)?])?;
         }
         Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
             let mut put = tx
@@ -271,7 +387,7 @@ fn write_one(tx: &Transaction<'_>, change: &Change, now: u64) -> rusqlite::Resul
 }
 
 fn write_move(
-    tx: &Transaction<'_>,
+    tx: &Connection,
     address: &Ipv4Addr,
     moving: &Move,
     claim: &Claim,
@@ -291,7 +407,7 @@ fn write_move(
     write_history(tx, address, &moving.to, claim, ClaimStep::Added, now)
 }
 
-fn write_invite(tx: &Transaction<'_>, invite: &InviteRecord) -> rusqlite::Result<()> {
+fn write_invite(tx: &Connection, invite: &InviteRecord) -> rusqlite::Result<()> {
     let stored = StoredInvite::of(invite);
     let mut put = tx.prepare_cached(
         "INSERT INTO invites (id, mac_key, record) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET record = ?3",
@@ -301,7 +417,7 @@ fn write_invite(tx: &Transaction<'_>, invite: &InviteRecord) -> rusqlite::Result
 }
 
 fn write_history(
-    tx: &Transaction<'_>,
+    tx: &Connection,
     address: &Ipv4Addr,
     leaf: &LeafName,
     claim: &Claim,

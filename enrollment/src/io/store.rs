@@ -82,11 +82,13 @@ pub struct Granted {
 
 type Job = Box<dyn FnOnce(&mut Owner) + Send>;
 
-struct Owner {
-    db: Connection,
-    state: State,
-    log: Log,
-    clock: Clock,
+pub(super) struct Owner {
+    pub(super) db: Connection,
+    pub(super) state: State,
+    pub(super) log: Log,
+    /// The state in memory holds what could not be stored.
+    damaged: bool,
+    pub(super) clock: Clock,
     publish: watch::Sender<Arc<Admissions>>,
 }
 
@@ -137,7 +139,7 @@ impl Registry {
         self.admissions.clone()
     }
 
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Owner) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
@@ -273,11 +275,12 @@ impl Registry {
 
     /// Follows every chain of the log, on a connection of its own: it takes seconds, and nobody waits for it.
     pub async fn verify_audit(&self) -> Result<AuditReport, Refusal> {
-        let (path, own) = (self.path.clone(), self.snapshot().hub.signing_key);
+        let path = self.path.clone();
+        let hubs = self.call(|owner| Ok(owner.state.log_keys())).await?;
         let follow = move || {
             let db = Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             db.busy_timeout(Duration::from_secs(2))?;
-            log_store::verify(&db, &[own])
+            log_store::verify(&db, &hubs)
         };
         let followed = tokio::task::spawn_blocking(follow).await;
         followed.map_err(|_| Refusal::of(ReasonCode::Internal))?.map_err(failed)
@@ -333,11 +336,12 @@ impl Owner {
         let log = Log::open(&db, keys).map_err(database)?;
         let begins = log_store::is_empty(&db).map_err(database)?;
         let (publish, admissions) = watch::channel(Arc::new(state.admissions()));
-        let mut owner = Self { db, state, log, clock, publish };
+        let mut owner = Self { db, state, log, damaged: false, clock, publish };
         if begins {
-            // What an older version left is the state from which the log goes on.
+            // What an older version left is what the log begins with.
             let operation = if found == 1 { "migrated" } else { "begun" };
-            if let Err(refusal) = owner.store(&Actor::Hub, operation, &[], now) {
+            let changes: Vec<Change> = owner.state.snapshot().into_iter().map(|fact| fact.change).collect();
+            if let Err(refusal) = owner.store(&Actor::Hub, operation, &changes, now) {
                 tracing::error!(%refusal, "the log could not be begun");
             }
         }
@@ -394,7 +398,7 @@ impl Owner {
         Ok(Granted { admission: admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?, changed })
     }
 
-    /// Stores, then applies and publishes; nothing is applied that is not durable.
+    /// Merges, stores and publishes; what could not be stored is taken back before anybody sees it.
     fn commit(
         &mut self,
         actor: &Actor,
@@ -406,24 +410,49 @@ impl Owner {
             return Ok(None);
         }
         self.store(actor, operation, changes, now)?;
-        self.state.apply(changes, now);
         self.publish_now(now);
         Ok(Some(self.state.generation()))
     }
 
     /// The changes and the entry that says so, in one transaction.
     fn store(&mut self, actor: &Actor, operation: &str, changes: &[Change], now: u64) -> Result<(), Refusal> {
+        self.mended(now)?;
         let generation = self.state.generation() + 1;
-        let tx = self.db.transaction().map_err(failed)?;
-        schema::write(&tx, changes, generation, now).map_err(failed)?;
-        let entry = self.log.append(&tx, (actor, operation), changes, generation, now).map_err(failed)?;
-        tx.commit().map_err(failed)?;
+        let facts = self.state.facts(changes, now);
+        let merged = self.state.merge(&facts, now);
+        let written = self.db.transaction().and_then(|tx| {
+            schema::write_merged(&tx, &self.state, &merged, generation, now)?;
+            let entry = self.log.append(&tx, (actor, operation), &facts, generation, now)?;
+            tx.commit().map(|()| entry)
+        });
+        let entry = self.stored(written, now)?;
+        self.state.generation = generation;
         self.log.took(&entry);
         if self.log.is_long()
             && let Err(refusal) = self.compact(log_store::KEPT)
         {
             // It is tried again with the next entry.
             tracing::warn!(%refusal, "old entries of the log were not removed");
+        }
+        Ok(())
+    }
+
+    /// What could not be stored is taken back.
+    pub(super) fn stored<T>(&mut self, written: rusqlite::Result<T>, now: u64) -> Result<T, Refusal> {
+        written.map_err(|error| {
+            self.damaged = true;
+            // Most often the disk is full, which reading survives; else it is tried before the next change.
+            let _ = self.mended(now);
+            failed(error)
+        })
+    }
+
+    /// Reads the state again where it holds what could not be stored.
+    pub(super) fn mended(&mut self, now: u64) -> Result<(), Refusal> {
+        if self.damaged {
+            let settings = self.state.settings.clone();
+            self.state = schema::load(&self.db, settings, now).map_err(failed)?;
+            self.damaged = false;
         }
         Ok(())
     }
@@ -436,13 +465,13 @@ impl Owner {
         Ok(())
     }
 
-    fn publish_now(&mut self, now: u64) {
+    pub(super) fn publish_now(&mut self, now: u64) {
         self.state.settle(now);
         self.publish.send_replace(Arc::new(self.state.admissions()));
     }
 }
 
-fn failed(error: rusqlite::Error) -> Refusal {
+pub(super) fn failed(error: rusqlite::Error) -> Refusal {
     tracing::error!(%error, "the registry could not be read or written");
     Refusal::of(ReasonCode::Internal)
 }
