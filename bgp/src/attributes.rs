@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::malformed::{Section, registered_class};
+use crate::malformed::{Section, is_host, registered_class};
 use crate::message::{EXTENDED_MAX_LEN, HEADER_LEN, Notification};
 use crate::policy::{ImportFacts, RejectReason};
 use crate::types::{ClusterId, Family, RouterId};
@@ -341,10 +341,10 @@ fn next_hop_field(octets: &[u8]) -> Option<IpAddr> {
 }
 
 fn usable(next_hop: IpAddr) -> bool {
-    !next_hop.is_unspecified()
-        && !next_hop.is_loopback()
-        && !next_hop.is_multicast()
-        && next_hop != IpAddr::V4(Ipv4Addr::BROADCAST)
+    match next_hop.to_canonical() {
+        IpAddr::V4(a) => is_host(a.octets()),
+        IpAddr::V6(a) => !a.is_unspecified() && !a.is_loopback() && !a.is_multicast(),
+    }
 }
 
 struct AsPathFacts {
@@ -506,6 +506,22 @@ mod tests {
         let Ok(Read::Good(a)) = read else { panic!("{read:?}") };
         assert_eq!(a.next_hop, IpAddr::from([10, 0, 0, 3]));
         assert_eq!(codes(&a)[2], (3, 0x40));
+    }
+
+    /// A fuzzer's finding: in MP_REACH_NLRI a reserved address passed for a next hop, and went on as a NEXT_HOP that
+    /// every other speaker must take for malformed.
+    #[test]
+    fn a_reserved_next_hop_is_refused_in_mp_reach_too() {
+        let all = section(&[]);
+        for (octets, family) in [
+            (&[249, 0, 0, 0][..], Family::Ipv4),
+            (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 240, 0, 0, 1], Family::Ipv6),
+            (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1], Family::Ipv6),
+        ] {
+            let read = Attributes::read(&all, family, Some(octets), PEER.into(), &own());
+            let Ok(Read::Good(a)) = read else { panic!("{read:?}") };
+            assert_eq!(a.reject, Some(RejectReason::InvalidNextHop), "{octets:?}");
+        }
     }
 
     proptest! {

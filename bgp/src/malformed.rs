@@ -156,7 +156,7 @@ fn judge(a: &Raw<'_>) -> Verdict {
         (code::ORIGIN, [0..=2]) => Good,
         (code::ORIGIN, [_]) => Withdraw(subcode::ORIGIN, "no such origin"),
         (code::AS_PATH, path) => as_path(path),
-        (code::NEXT_HOP, &[a, b, c, d]) if host([a, b, c, d]) => Good,
+        (code::NEXT_HOP, &[a, b, c, d]) if is_host([a, b, c, d]) => Good,
         (code::NEXT_HOP, [_, _, _, _]) => Withdraw(subcode::NEXT_HOP, "no host's address"),
         (code::MED | code::LOCAL_PREF | code::ORIGINATOR_ID, [_, _, _, _]) => Good,
         (code::ATOMIC_AGGREGATE, []) => Good,
@@ -216,6 +216,6 @@ fn as_path(mut path: &[u8]) -> Verdict {
 }
 
 /// Whether a next hop is a host's address (RFC 4271 section 6.3): not zero, loopback, multicast or reserved.
-fn host([first, rest @ ..]: [u8; 4]) -> bool {
+pub fn is_host([first, rest @ ..]: [u8; 4]) -> bool {
     !(first == 127 || first >= 224 || (first == 0 && rest == [0; 3]))
 }

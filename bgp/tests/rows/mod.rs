@@ -440,6 +440,10 @@ fn multiprotocol(rows: &mut Rows) {
     let value = [&[0, 1, 1, 4][..], &NEXT_HOP.octets(), &[0], &routes()].concat();
     rows.six("5.1", "MP_REACH_NLRI", "IPv4 unicast in it: allowed", &reach(value), Taken);
     rows.last().route = ROUTE;
+    let value = [&[0, 1, 1, 4][..], &[240, 0, 0, 1], &[0], &routes()].concat();
+    let what = "IPv4 unicast with next hop 240.0.0.1, which is no host's address";
+    rows.six("RFC 4271 6.3", "MP_REACH_NLRI", what, &reach(value), Rejected);
+    rows.last().route = ROUTE;
     let value = [&[0, 1, 1, 3][..], &[1, 1, 1], &[0], &routes()].concat();
     rows.six("7.11", "MP_REACH_NLRI", "IPv4 unicast with a next hop of 3 octets", &reach(value), Reset(3, 9));
     rows.last().route = ROUTE;
