@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    audit, bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leaves,
-    matrix, reference, route, schema, status, validate,
+    audit, bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leave,
+    leaves, matrix, reference, route, schema, status, validate,
 };
 use crate::output::Format;
 
@@ -69,6 +69,10 @@ pub enum Verb {
     Enroll(enroll::EnrollArgs),
     /// Shows the hub's leaves, or revokes one
     Leaves(leaves::LeavesArgs),
+    /// Takes this leaf out of the fabric, by its own wish
+    Leave(leave::LeaveArgs),
+    /// Gives this leaf fresh keys; nothing else changes
+    Rotate(leave::RotateArgs),
     /// Shows who owns which address
     Claims(claims::ClaimsArgs),
     /// Shows the signed log of every decision, or checks it

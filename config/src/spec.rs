@@ -195,6 +195,8 @@ resource! {
         lease_secs: u64 = "leaseSecs", Whole::<u64>::secs(10, 31_536_000), Fallback::Value(|| 86_400);
         /// How long a leaf keeps tunnels and routes while the hub is silent, in seconds.
         fail_static_secs: u64 = "failStaticSecs", Whole::<u64>::secs(5, 15_768_000), Fallback::Value(|| 43_200);
+        /// After how many seconds a leaf is forgotten whose lease ran out, that left or was revoked; 0 = never.
+        forget_leaves_secs: u64 = "forgetLeavesSecs", Whole::<u64>::secs(0, 315_360_000), Fallback::Value(|| 0);
         /// How many `/32`s a leaf may claim, unless its invite says otherwise.
         max_claims: u32 = "maxClaims", Whole::<u32>::range(1, 65_536), Fallback::Value(|| 64);
         /// Where claims may lie, unless the invite says otherwise; the overlay prefix never counts.

@@ -97,6 +97,9 @@ reasons! {
     ProbeFailed "probe-failed" Leaf 504
         "A full-size packet through the tunnel to the hub was not answered."
         "Look for a path MTU below 1280 or a firewall on the hub that drops ICMP on the overlay.";
+    ClaimWished "claim-wished" Leaf 409
+        "The address is a client of this leaf by its configuration file or by an observed event, and would be claimed again."
+        "Take it out of `clients:` in the leaf's file, or let the client go: its expired event releases the claim.";
     RequestMalformed "request-malformed" Hub 400
         "The request is not what the API expects; the message says where."
         "Use the same version of the software on leaf and hub.";

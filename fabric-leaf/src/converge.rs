@@ -140,6 +140,13 @@ impl Converge {
                     self.apply(&admission, &keys, &paths, underlay).await;
                 }
             }
+            if self.membership.borrow().state.is_none()
+                && let Some(former) = self.speaker.send_replace(None)
+            {
+                former.shutdown("the leaf leaves").await;
+                (best, router, underlay) = (None, None, None);
+                self.current.send_replace(None);
+            }
             let paths_changed = async {
                 match &mut best {
                     Some(best) => best.changed().await.is_ok(),

@@ -30,6 +30,8 @@ const FOYER_MTU: u16 = 1200;
 const DATAPLANE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the foyer's answer over all endpoints and attempts.
 const FOYER_LIMIT: Duration = Duration::from_secs(8);
+/// How often an enrollment that waits for approval asks while somebody follows it.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for the session and its routes.
 const SESSION_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for the probe's answer.
@@ -110,6 +112,9 @@ impl Enroller {
     async fn steps(&mut self, owner: &mut Owner, ask: &Ask, steps: &mut Steps) -> Result<(), Refusal> {
         let invite = steps.run("invite", async { self.invite(owner, ask) }).await?;
         let admission = match (invite, owner.admission()) {
+            (Some(invite), Some(before)) if knows(&before, &invite) => {
+                steps.run("widening", self.widened(owner, ask, &invite, before)).await?
+            }
             (Some(invite), _) => self.join(owner, ask, &invite, steps).await?,
             (None, Some(admission)) => admission,
             (None, None) => return Err(Refusal::of(ReasonCode::InviteMalformed)),
@@ -132,10 +137,37 @@ impl Enroller {
         };
         let invite = Invite::decode(text.trim())?;
         settings::adopt(&self.config_file, invite.site.as_str(), &ask.request)?;
-        let known = |a: &Admission| a.topology.hubs.iter().any(|h| h.signing_key == invite.hub_signing_key);
-        match before.filter(known) {
+        match before.filter(|a| knows(a, &invite) && a.invite == invite.id) {
             Some(admission) => Ok((None, enrolled(&admission))),
             None => Ok((Some(Box::new(invite.clone())), format!("site {}, id {}", invite.site, invite.id))),
+        }
+    }
+
+    /// Another invite of the hub that this leaf is enrolled at: it widens what the leaf may. It is used through the
+    /// leaf's own tunnel, which stays.
+    async fn widened(
+        &self,
+        owner: &mut Owner,
+        ask: &Ask,
+        invite: &Invite,
+        before: Admission,
+    ) -> Result<(Admission, String), Refusal> {
+        let silent = || Refusal::of(ReasonCode::HubSilent);
+        let api = HubApi::of_admission(&before).ok_or_else(silent)?;
+        let keys = owner.keys.clone().ok_or_else(silent)?;
+        let clients: Vec<_> = before.claims.keys().chain(&ask.request.clients).copied().collect();
+        match client::enroll(&api, invite, &keys, &clients).await {
+            Ok(admission) => {
+                owner.accept(admission.clone())?;
+                let permitted: Vec<_> = admission.permitted.iter().map(ToString::to_string).collect();
+                Ok((admission, format!("may claim out of {}", permitted.join(", "))))
+            }
+            // The string of an earlier enrollment: what it gave is there.
+            Err(refusal) if refusal.code == ReasonCode::InviteSpent => {
+                let detail = format!("enrolled before as {} ({})", before.leaf, before.overlay);
+                Ok((before, detail))
+            }
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -148,7 +180,20 @@ impl Enroller {
     ) -> Result<Admission, Refusal> {
         let keys = steps.run("keys", async { self.make_keys() }).await?;
         let claims: Vec<Ipv4Addr> = ask.request.clients.clone();
-        let admission = steps.run("admission", self.admitted(invite, &keys, &claims)).await?;
+        let mut outcome = self.admitted(invite, &keys, &claims, ask.request.replace).await;
+        if let Err(refusal) = &outcome
+            && refusal.code == ReasonCode::ApprovalPending
+        {
+            owner.wait_for(Some(ask.request.clone()))?;
+            outcome = self.approved(owner, ask, invite, &keys, refusal.clone(), steps).await;
+        }
+        if outcome.as_ref().is_err_and(|refusal| !refusal.code.is_transient()) || outcome.is_ok() {
+            owner.wait_for(None)?;
+        }
+        if let Err(refusal) = &outcome {
+            owner.publish.send_modify(|m| m.last_error = Some(refusal.clone()));
+        }
+        let admission = steps.run("admission", async { outcome }).await?;
         owner.keys = Some(keys.clone());
         self.keys.send_replace(Some(keys));
         let config = settings::load(&self.config_file)
@@ -165,12 +210,50 @@ impl Enroller {
         Ok((Arc::new(keys), shown))
     }
 
+    /// Asks again and again until the operator has spoken, or patience is over.
+    async fn approved(
+        &self,
+        owner: &Owner,
+        ask: &Ask,
+        invite: &Invite,
+        keys: &NodeKeys,
+        refusal: Refusal,
+        steps: &mut Steps,
+    ) -> Result<(Admission, String), Refusal> {
+        let told = (refusal.message.clone(), refusal.fix());
+        owner.publish.send_modify(|m| m.last_error = Some(refusal.clone()));
+        steps.run("approval", async { Ok(((), format!("{}; {}", told.0, told.1))) }).await?;
+        let end = Instant::now() + ask.patience;
+        let mut last = refusal;
+        while Instant::now() < end && !ask.progress.is_closed() {
+            tokio::time::sleep(ASK_EVERY).await;
+            match self.admitted(invite, keys, &ask.request.clients, ask.request.replace).await {
+                Err(refusal) if refusal.code.is_transient() => last = refusal,
+                outcome => return outcome,
+            }
+        }
+        Err(last)
+    }
+
+    /// Ends session and tunnel of a leaf that has left.
+    pub async fn gone(&self) -> Result<(), Refusal> {
+        self.keys.send_replace(None);
+        let mut speaker = self.speaker.clone();
+        let ended = tokio::time::timeout(DATAPLANE_LIMIT, speaker.wait_for(Option::is_none)).await.is_ok();
+        if !ended {
+            tracing::warn!("the session did not end in time; the tunnel is taken away all the same");
+        }
+        let generation = self.wishes.wish(Wished::default());
+        self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)
+    }
+
     /// Brings up the one-time tunnel and asks in the foyer, at each endpoint in turn until one answers.
     async fn admitted(
         &self,
         invite: &Invite,
         keys: &NodeKeys,
         claims: &[Ipv4Addr],
+        replace: bool,
     ) -> Result<(Admission, String), Refusal> {
         let api = HubApi::of_invite(invite);
         let end = Instant::now() + FOYER_LIMIT;
@@ -179,7 +262,7 @@ impl Enroller {
             for &endpoint in &invite.hub_endpoints {
                 let generation = self.wishes.wish(foyer(invite, endpoint, self.listen_port));
                 self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
-                match client::enroll(&api, invite, keys, claims).await {
+                match client::join(&api, invite, keys, claims, replace).await {
                     Ok(mut admission) => {
                         prefer(&mut admission, endpoint);
                         let detail = format!("{} is {} by {endpoint}", admission.leaf, admission.overlay);
@@ -274,6 +357,11 @@ async fn probe(admission: &Admission, underlay: Underlay) -> Result<((), String)
         Ok(Err(error)) => Err(failed(format!("{size} octets to {hub}: {error}"))),
         Err(error) => Err(failed(error.to_string())),
     }
+}
+
+/// Whether an invite is of a hub at which the leaf is enrolled.
+fn knows(admission: &Admission, invite: &Invite) -> bool {
+    admission.topology.hubs.iter().any(|hub| hub.signing_key == invite.hub_signing_key)
 }
 
 /// The one-time tunnel: the invite's key, its foyer address, and nothing but the hub's foyer address behind it.

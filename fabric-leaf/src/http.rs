@@ -1,6 +1,7 @@
 //! The leaf's administration socket. Handlers translate; the owners decide.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -12,19 +13,23 @@ use config::Kind;
 use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
-    ConfigView, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus, ResourceView, RouteFilter,
-    RouteName,
+    ClaimWord, ConfigView, Done, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus,
+    ResourceView, RouteFilter, RouteName,
 };
 use enrollment::view::ClaimView;
 use federation::io::Filter;
 use federation::view::EventView;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::enroll::api_error;
 use crate::membership::{Ask, unix_now};
 use crate::run::Leaf;
+use crate::words::{Reply, Word};
 use crate::{explained, settings, status};
 
+/// How long an enrollment that somebody follows waits for approval; then it goes on in the background.
+const APPROVAL_PATIENCE: Duration = Duration::from_secs(90);
 /// Steps of an enrollment that may wait for a slow reader.
 const PROGRESS_QUEUE: usize = 64;
 
@@ -41,6 +46,10 @@ pub fn router(leaf: Arc<Leaf>) -> Router {
         .route("/v1/bgp/explain", get(explain))
         .route("/v1/bgp/rejected", get(rejected))
         .route("/v1/claims", get(claims))
+        .route("/v1/claims/add", post(add_claim))
+        .route("/v1/claims/release", post(release_claim))
+        .route("/v1/rotate", post(rotate))
+        .route("/v1/leave", post(leave))
         .route("/v1/enroll", post(enroll))
         .route("/v1/events", get(events).post(emit))
         .with_state(leaf)
@@ -117,11 +126,44 @@ async fn claims(State(leaf): State<Arc<Leaf>>) -> Json<Vec<ClaimView>> {
     Json(claims.collect())
 }
 
+fn busy() -> Refusal {
+    let message = "other requests to this leaf are under way; wait for them";
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "hub-busy", message)
+}
+
+/// Hands a word to its owner and waits for the outcome.
+async fn told(leaf: &Leaf, word: impl FnOnce(Reply) -> Word) -> Answer<Done> {
+    let (reply, outcome) = oneshot::channel();
+    leaf.words.try_send(word(reply)).map_err(|_| busy())?;
+    let outcome = outcome.await.map_err(|_| Refusal::internal("the leaf is stopping"))?;
+    let detail = outcome.map_err(|refusal| {
+        let status = StatusCode::from_u16(refusal.code.http_status());
+        Refusal(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), api_error(&refusal))
+    })?;
+    Ok(Json(Done { changed: true, detail }))
+}
+
+async fn add_claim(State(leaf): State<Arc<Leaf>>, Json(word): Json<ClaimWord>) -> Answer<Done> {
+    told(&leaf, |reply| Word::Claim(word.address, reply)).await
+}
+
+async fn release_claim(State(leaf): State<Arc<Leaf>>, Json(word): Json<ClaimWord>) -> Answer<Done> {
+    told(&leaf, |reply| Word::Release(word.address, reply)).await
+}
+
+async fn rotate(State(leaf): State<Arc<Leaf>>) -> Answer<Done> {
+    told(&leaf, Word::Rotate).await
+}
+
+async fn leave(State(leaf): State<Arc<Leaf>>) -> Answer<Done> {
+    told(&leaf, Word::Leave).await
+}
+
 async fn enroll(State(leaf): State<Arc<Leaf>>, Json(request): Json<EnrollRequest>) -> Response {
     let (progress, lines) = mpsc::channel(PROGRESS_QUEUE);
-    if leaf.asks.try_send(Ask { request, progress }).is_err() {
-        let message = "other enrollments of this leaf are under way; wait for them";
-        return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "hub-busy", message).into_response();
+    let ask = Ask { request, progress, patience: APPROVAL_PATIENCE };
+    if leaf.words.try_send(Word::Enroll(ask)).is_err() {
+        return busy().into_response();
     }
     let lines = futures_util::stream::unfold(lines, |mut lines| async {
         let line: EnrollProgress = lines.recv().await?;

@@ -2,7 +2,7 @@
 //! `/32`s over iBGP, installs everyone else's and captures local traffic for them.
 //!
 //! Reading order: `leaf` (the pure meeting point), `run` (who owns what), `membership` (admission, lease and
-//! claims), `enroll` (one enrollment, step by step), `converge` (from membership and best paths to the kernel),
+//! claims), `words` (what a person tells it to do at the hub), `enroll` (one enrollment, step by step), `converge` (from membership and best paths to the kernel),
 //! `remembered` (the routes over a restart), `settings`, `probe`, `http` and `status` (the administration socket).
 
 mod converge;
@@ -16,6 +16,7 @@ mod remembered;
 mod run;
 mod settings;
 mod status;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

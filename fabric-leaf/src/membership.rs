@@ -9,11 +9,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control::wire::{EnrollProgress, EnrollRequest};
 use enrollment::io::client::{self, HubApi};
-use enrollment::io::keys::NodeKeys;
+use enrollment::io::keys::{self, NodeKeys};
 use enrollment::io::leaf_state::LeafState;
+use enrollment::io::private_file;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
 use tokio::sync::{mpsc, watch};
+
+use crate::enroll::Enroller;
+use crate::words::{BY_HAND_FILE, Word};
 
 /// How often the leaf looks whether the hub's record is still what it knows, seconds.
 const REFRESH_SECS: u64 = 60;
@@ -49,13 +53,22 @@ pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// An enrollment that a person asked for.
+/// An enrollment that a person asked for, or that waits for approval.
 pub struct Ask {
     /// What is asked.
     pub request: EnrollRequest,
     /// Where its steps are told.
     pub progress: mpsc::Sender<EnrollProgress>,
+    /// How long it waits for the operator's word before it goes on in the background.
+    pub patience: Duration,
 }
+
+/// The file of an enrollment that waits for approval, beside the keys. It holds the invite, and is 0600 as they are.
+pub const WAITING_FILE: &str = "waiting.json";
+/// How often an enrollment that waits for approval asks in the background.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// How soon a claim that another leaf owns is asked for again: its owner may have let it go, or it was moved here.
+const CONFLICT_AGAIN: Duration = Duration::from_secs(5);
 
 /// The owner's state.
 pub struct Owner {
@@ -67,6 +80,14 @@ pub struct Owner {
     pub publish: watch::Sender<Membership>,
     /// The clients that this leaf should own.
     pub wished: watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>,
+    /// Where keys and other files of the state are.
+    pub folder: PathBuf,
+    /// The addresses that were claimed by hand, or moved here.
+    pub by_hand: BTreeSet<Ipv4Addr>,
+    /// The other pair of keys, while it is not known which of two the hub has.
+    pub doubt: Option<Arc<NodeKeys>>,
+    /// An enrollment that waits for approval.
+    pub waiting: Option<EnrollRequest>,
     refresh_at: Instant,
     retries: u32,
 }
@@ -78,23 +99,62 @@ impl Owner {
         keys: Option<Arc<NodeKeys>>,
         publish: watch::Sender<Membership>,
         wished: watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>,
-    ) -> Owner {
-        Owner { file, keys, publish, wished, refresh_at: Instant::now(), retries: 0 }
+    ) -> Result<Owner, Refusal> {
+        let folder = file.parent().unwrap_or(std::path::Path::new(".")).to_owned();
+        let by_hand = stored(&folder.join(BY_HAND_FILE))?.unwrap_or_default();
+        let waiting = stored(&folder.join(WAITING_FILE))?;
+        let doubt = NodeKeys::load(&keys::next_folder(&folder))?.map(Arc::new);
+        let (refresh_at, retries) = (Instant::now(), 0);
+        Ok(Owner { file, keys, publish, wished, folder, by_hand, doubt, waiting, refresh_at, retries })
     }
 
     /// Runs until the daemon stops.
-    pub async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut enroller: crate::enroll::Enroller) {
+    pub async fn run(mut self, mut words: mpsc::Receiver<Word>, mut enroller: Enroller) {
         loop {
             tokio::select! {
-                ask = asks.recv() => match ask {
-                    Some(ask) => enroller.enroll(&mut self, ask).await,
+                word = words.recv() => match word {
+                    Some(word) => self.hear(word, &mut enroller).await,
                     None => return,
                 },
                 changed = self.wished.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(self.refresh_at.into()) => {}
             }
-            self.settle().await;
+            if self.admission().is_none() && self.waiting.is_some() {
+                self.ask_again(&mut enroller).await;
+            } else {
+                self.settle(&enroller).await;
+            }
         }
+    }
+
+    /// Asks once more for an enrollment that waits for approval.
+    async fn ask_again(&mut self, enroller: &mut Enroller) {
+        let Some(request) = self.waiting.clone() else { return };
+        if Instant::now() >= self.refresh_at {
+            // Nobody follows the steps; the status tells how it stands.
+            let (progress, _) = mpsc::channel(1);
+            enroller.enroll(self, Ask { request, progress, patience: Duration::ZERO }).await;
+            self.refresh_at = Instant::now() + ASK_AGAIN;
+        }
+    }
+
+    /// Remembers an enrollment that waits, or that it waits no more, over a restart too.
+    pub fn wait_for(&mut self, request: Option<EnrollRequest>) -> Result<(), Refusal> {
+        let failed = |why: String| Refusal::new(ReasonCode::StateFileFailed, why);
+        let file = self.folder.join(WAITING_FILE);
+        match &request {
+            Some(request) => {
+                let bytes = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
+                private_file::write(&file, &bytes).map_err(|e| failed(e.to_string()))?;
+                self.refresh_at = self.refresh_at.min(Instant::now() + ASK_AGAIN);
+            }
+            None if self.waiting.is_some() => {
+                std::fs::remove_file(&file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
+            }
+            None => {}
+        }
+        self.waiting = request;
+        Ok(())
     }
 
     /// The present admission, unless it was revoked.
@@ -122,14 +182,24 @@ impl Owner {
     }
 
     /// Brings the hub's record of this leaf to what it should be; what fails is tried again later.
-    async fn settle(&mut self) {
+    async fn settle(&mut self, enroller: &Enroller) {
         let (Some(admission), Some(keys)) = (self.admission(), self.keys.clone()) else {
             self.refresh_at = Instant::now() + Duration::from_secs(REFRESH_SECS);
             return;
         };
         let Some(api) = HubApi::of_admission(&admission) else { return };
-        if let Err(refusal) = self.settle_at(&api, &keys, admission).await {
-            self.failed(refusal);
+        let outcome = self.settle_at(&api, &keys, admission).await;
+        if let Err(refusal) = outcome.and_then(|()| self.keys_work()) {
+            let doubtful = [ReasonCode::HubSilent, ReasonCode::SignatureInvalid, ReasonCode::LeaseRevoked];
+            if self.doubt.is_some() && doubtful.contains(&refusal.code) {
+                self.try_other_keys(&enroller.keys);
+                return self.failed(Refusal::new(ReasonCode::HubSilent, refusal.message));
+            }
+            return self.failed(refusal);
+        }
+        let conflict = |refusal: &Refusal| refusal.code == ReasonCode::ClaimConflict;
+        if self.publish.borrow().refused.values().any(conflict) {
+            self.refresh_at = self.refresh_at.min(Instant::now() + spread(CONFLICT_AGAIN));
         }
     }
 
@@ -137,15 +207,18 @@ impl Owner {
         if Instant::now() >= self.refresh_at {
             let left = now.lease_left_secs.saturating_sub(self.publish.borrow().silent_secs().unwrap_or(0));
             let due = left <= now.topology.lease_secs.saturating_sub(now.renew_after_secs);
+            let before = now;
             now = match due {
-                true => client::renew(api, keys, &now).await?,
-                false => client::topology(api, keys, &now).await?,
+                true => client::renew(api, keys, &before).await?,
+                false => client::topology(api, keys, &before).await?,
             };
+            self.follow_moves(&before, &now)?;
             // Refused claims are asked for again now and then: their owner may have let them go.
             self.publish.send_modify(|m| m.refused.clear());
             self.accept(now.clone())?;
         }
-        let wished = self.wished.borrow_and_update().clone();
+        let mut wished = BTreeSet::clone(&self.wished.borrow_and_update());
+        wished.extend(&self.by_hand);
         self.publish.send_if_modified(|m| {
             let before = m.refused.len();
             m.refused.retain(|address, _| wished.contains(address));
@@ -203,6 +276,14 @@ impl Owner {
         }
         self.publish.send_modify(|m| m.last_error = Some(refusal));
     }
+}
+
+/// What a file of the state holds; `None` where there is none.
+fn stored<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Option<T>, Refusal> {
+    let failed =
+        |why: String| Refusal::new(ReasonCode::StateFileFailed, format!("{}: {why}", file.display()));
+    let bytes = private_file::read(file).map_err(|e| failed(e.to_string()))?;
+    bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))).transpose()
 }
 
 /// Where the leaf reaches its hub.

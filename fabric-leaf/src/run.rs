@@ -18,12 +18,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::converge::{self, Converge, Wishes};
 use crate::enroll::Enroller;
-use crate::membership::{Ask, Membership, Owner};
+use crate::membership::{Membership, Owner};
 use crate::remembered::{self, Remembered};
 use crate::settings::{self, Settings};
+use crate::words::Word;
 use crate::{http, leaf};
 
-/// Enrollments that may wait for one another.
+/// A person's words that may wait for one another.
 const ASK_QUEUE: usize = 4;
 
 /// A running leaf, as its administration socket sees it.
@@ -40,8 +41,8 @@ pub struct Leaf {
     pub dataplane: Dataplane,
     /// Its events and claims.
     pub federation: Federation,
-    /// Where enrollments are asked for.
-    pub asks: mpsc::Sender<Ask>,
+    /// Where a person's words go.
+    pub words: mpsc::Sender<Word>,
 }
 
 /// Why the leaf cannot run.
@@ -95,6 +96,7 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
 }
 
 async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Leaf, RunError> {
+    enrollment::io::keys::finish_promotion(&paths.state).map_err(start_error)?;
     let keys = NodeKeys::load(&paths.state).map_err(start_error)?.map(Arc::new);
     let state = LeafState::load(&paths.leaf_state()).map_err(start_error)?.map(Arc::new);
     let named = converge::configured(&config.peers).map_err(start_error)?;
@@ -110,7 +112,7 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     let (speaker_tell, speaker) = watch::channel(None);
     let (current_tell, current) = watch::channel(None);
     let (in_force_tell, in_force) = watch::channel(Arc::default());
-    let (asks, asked) = mpsc::channel(ASK_QUEUE);
+    let (words, heard) = mpsc::channel(ASK_QUEUE);
 
     let wished = wished_claims(settings_seen.clone(), federation.claims());
     tokio::spawn(captured(membership.clone(), in_force.clone(), federation.clone()));
@@ -141,9 +143,9 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         speaker: speaker.clone(),
         current,
     };
-    let owner = Owner::new(paths.leaf_state(), keys, membership_tell, wished);
-    tokio::spawn(owner.run(asked, enroller));
-    Ok(Leaf { file, started: Instant::now(), membership, speaker, dataplane, federation, asks })
+    let owner = Owner::new(paths.leaf_state(), keys, membership_tell, wished).map_err(start_error)?;
+    tokio::spawn(owner.run(heard, enroller));
+    Ok(Leaf { file, started: Instant::now(), membership, speaker, dataplane, federation, words })
 }
 
 /// The event group as configured.

@@ -72,7 +72,13 @@ fn client(membership: &Membership, session_up: bool) -> ClientView {
         let ahead = i128::from(s.answered_at) - i128::from(s.admission.hub_time);
         i64::try_from(ahead).unwrap_or(i64::MAX)
     });
-    if membership.state.is_none() {
+    let waits = |error: &enrollment::reason::Refusal| {
+        matches!(
+            error.code,
+            enrollment::reason::ReasonCode::ApprovalPending | enrollment::reason::ReasonCode::ApprovalDenied
+        )
+    };
+    if membership.state.is_none() && !membership.last_error.as_ref().is_some_and(waits) {
         view.message = Some("not enrolled: run `routerctl enroll STRING`".into());
     }
     view

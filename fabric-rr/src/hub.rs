@@ -2,7 +2,7 @@
 //! the others should have. Nothing else on the hub decides which peers, prefixes or addresses are permitted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bgp::policy::{Admission, ImportPolicy};
@@ -16,7 +16,14 @@ const HUB_KEEPALIVE_SECS: u16 = 25;
 
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
 /// hub relays overlay packets alone.
-pub fn wished(admissions: &Admissions, key: PrivateKey, listen_port: u16, mtu: u16) -> Wished {
+/// `calls` are the leaves that the hub calls by itself, and where: those that have taken fresh keys.
+pub fn wished(
+    admissions: &Admissions,
+    key: PrivateKey,
+    listen_port: u16,
+    mtu: u16,
+    calls: &BTreeMap<PublicKey, SocketAddr>,
+) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
     let mut peers: BTreeMap<PublicKey, WireguardPeer> = BTreeMap::new();
@@ -29,7 +36,9 @@ pub fn wished(admissions: &Admissions, key: PrivateKey, listen_port: u16, mtu: u
         add(invited.public_key.0, invited.address, None, 0);
     }
     for leaf in admissions.leaves.values() {
-        add(leaf.wireguard_key.0, leaf.overlay, None, 0);
+        // A keepalive that is turned on is sent at once, and begins the handshake.
+        let called = calls.get(&PublicKey(leaf.wireguard_key.0)).copied();
+        add(leaf.wireguard_key.0, leaf.overlay, called, u16::from(called.is_some()));
     }
     for (key, overlay) in &admissions.rivals {
         add(key.0, *overlay, None, 0);
@@ -53,6 +62,15 @@ pub fn wished(admissions: &Admissions, key: PrivateKey, listen_port: u16, mtu: u
         captures: BTreeSet::new(),
         filter: Filter { clamp: None, foyer: Some(foyer) },
     }
+}
+
+/// The leaves whose WireGuard key is another than before: their new keys, each with the old one.
+pub fn rotated(before: &Admissions, now: &Admissions) -> BTreeMap<PublicKey, PublicKey> {
+    let changed = now.leaves.iter().filter_map(|(name, leaf)| {
+        let old = before.leaves.get(name)?.wireguard_key;
+        (old != leaf.wireguard_key).then_some((PublicKey(leaf.wireguard_key.0), PublicKey(old.0)))
+    });
+    changed.collect()
 }
 
 /// What each enrolled leaf may announce, by the source address of its session.
@@ -133,7 +151,7 @@ mod tests {
     #[test]
     fn wireguard_carries_overlay_addresses_only() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        let wished = wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420);
+        let wished = wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420, &BTreeMap::new());
         let wireguard = wished.wireguard.unwrap();
         assert_eq!(wireguard.peers.len(), 3);
         for peer in wireguard.peers.values() {
@@ -143,6 +161,22 @@ mod tests {
         }
         assert_eq!(wished.routes.len(), 1);
         assert!(wished.filter.foyer.is_some(), "an invited machine must be quarantined");
+    }
+
+    /// A leaf with a fresh key is called where it was; the others are not called.
+    #[test]
+    fn rotated_leaves_are_called() {
+        let before = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
+        let mut now = before.clone();
+        let aws = now.leaves.get_mut(&"aws".parse().unwrap()).unwrap();
+        Arc::make_mut(aws).wireguard_key = WireguardKey([7; 32]);
+        let found = rotated(&before, &now);
+        assert_eq!(found, BTreeMap::from([(PublicKey([7; 32]), PublicKey([2; 32]))]));
+        let calls = BTreeMap::from([(PublicKey([7; 32]), "192.0.2.1:51820".parse().unwrap())]);
+        let peers =
+            wished(&now, PrivateKey::from_bytes([3; 32]), 51820, 1420, &calls).wireguard.unwrap().peers;
+        assert_eq!(peers[&PublicKey([7; 32])].endpoint, calls.values().next().copied());
+        assert!(!peers.contains_key(&PublicKey([2; 32])) && peers[&PublicKey([3; 32])].endpoint.is_none());
     }
 
     /// A leaf may announce what it owns and what is moving away from it, from its own address, and nothing that

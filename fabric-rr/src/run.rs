@@ -1,6 +1,6 @@
 //! Who owns what on the hub, and how one change flows: registry → `watch<Admissions>` → dataplane and speaker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use control::daemon::{PidFile, stop_signal};
 use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
-use dataplane::state::PrivateKey;
+use dataplane::state::{PrivateKey, PublicKey};
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::store::Registry;
 use enrollment::policy::HubSettings;
@@ -31,6 +31,8 @@ const WIDEST_PATH: u16 = dataplane::mtu::MAX_PATH;
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer waits for the kernel to have what was decided.
 const APPLY_LIMIT: Duration = Duration::from_secs(1);
+/// How long after a rotation the hub changes the leaf's tunnel.
+const SWITCH_AFTER: Duration = Duration::from_millis(30);
 
 /// A running hub.
 pub struct Hub {
@@ -144,7 +146,8 @@ async fn start(
     if let Some(opened) = &opened {
         // The overlay addresses must be there before anything can listen on them.
         let admissions = opened.registry.snapshot();
-        let wished = hub::wished(&admissions, opened.private_key.clone(), opened.port, wireguard_mtu());
+        let key = opened.private_key.clone();
+        let wished = hub::wished(&admissions, key, opened.port, wireguard_mtu(), &Default::default());
         opened.dataplane.wish(admissions.generation, wished);
         converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
     }
@@ -272,6 +275,7 @@ async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -
     settings.asn = asn;
     settings.lease_secs = policy.lease_secs;
     settings.fail_static_secs = policy.fail_static_secs;
+    settings.forget_leaves_secs = (policy.forget_leaves_secs > 0).then_some(policy.forget_leaves_secs);
     let registry =
         Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
     // Leaves are behind NAT: a hub that was restarted calls them where they were.
@@ -390,10 +394,26 @@ struct Derive {
 }
 
 impl Derive {
+    /// Where the leaves with fresh keys are, by their new keys. It takes the time that a leaf needs to hear the answer
+    /// over its old tunnel and to put its own fresh key in force; then the hub calls it.
+    async fn endpoints(&self, rotated: BTreeMap<PublicKey, PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
+        let answered = tokio::time::Instant::now() + SWITCH_AFTER;
+        self.dataplane.recheck().await;
+        let report = self.dataplane.report().borrow().clone();
+        let place = |old| report.peers.iter().find(|peer| peer.public_key == old)?.endpoint;
+        let calls = rotated.into_iter().filter_map(|(new, old)| Some((new, place(old)?))).collect();
+        tokio::time::sleep_until(answered).await;
+        calls
+    }
+
     async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
+        let mut before = admissions.borrow().clone();
         loop {
             let now = admissions.borrow_and_update().clone();
-            let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu());
+            let rotated = hub::rotated(&before, &now);
+            let calls = if rotated.is_empty() { BTreeMap::new() } else { self.endpoints(rotated).await };
+            before = now.clone();
+            let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu(), &calls);
             self.dataplane.wish(now.generation, wished);
             let peers = dynamic_peers(&self.config, &self.options, Some(&now));
             self.speaker.set_dynamic_peers(peers).await;

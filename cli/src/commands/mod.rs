@@ -18,6 +18,7 @@ pub mod invite;
 pub mod lab;
 pub mod lab_agent;
 pub mod lab_kernel;
+pub mod leave;
 pub mod leaves;
 pub mod matrix;
 pub mod reference;
@@ -33,6 +34,8 @@ pub async fn run(context: &Context, verb: Verb) -> Result<Answer, Failure> {
         Verb::Invite(args) => invite::run(context, args).await,
         Verb::Enroll(args) => enroll::run(context, args).await,
         Verb::Leaves(args) => leaves::run(context, args).await,
+        Verb::Leave(args) => leave::leave(context, args).await,
+        Verb::Rotate(args) => leave::rotate(context, args).await,
         Verb::Claims(args) => claims::run(context, args).await,
         Verb::Audit(args) => audit::run(context, args).await,
         Verb::Status(args) => status::run(context, args).await,

@@ -31,6 +31,9 @@ fn people(status: &NodeStatus) -> String {
     ];
     if let Some(enrollment) = &status.enrollment {
         head.push(("enrollment", enrollment.phase_text.clone()));
+        if let Some(until) = enrollment.valid_until {
+            head.push(("lease until", text::utc(until)));
+        }
         head.push(("claims", text::list(&status.claims)));
     } else {
         head.push(("leaves", status.leaves.to_string()));

@@ -103,6 +103,56 @@ impl NodeKeys {
     }
 }
 
+/// Where a rotation keeps fresh keys until the hub has agreed.
+pub fn next_folder(folder: &Path) -> std::path::PathBuf {
+    folder.join("next-keys")
+}
+
+/// Puts the fresh keys in the place of the old ones. A crash between the two files is made good by
+/// [`finish_promotion`].
+pub fn promote(folder: &Path) -> Result<(), KeyError> {
+    let next = next_folder(folder);
+    for name in [WIREGUARD_FILE, SIGNING_FILE] {
+        if next.join(name).exists() {
+            std::fs::rename(next.join(name), folder.join(name)).map_err(io_error(&next))?;
+        }
+    }
+    private_file::sync_folder(&folder.join(WIREGUARD_FILE))?;
+    std::fs::remove_dir(&next).map_err(io_error(&next))
+}
+
+/// Ends a promotion that a crash interrupted: one of the two fresh files was moved, the other was not.
+pub fn finish_promotion(folder: &Path) -> Result<(), KeyError> {
+    let next = next_folder(folder);
+    let left = [WIREGUARD_FILE, SIGNING_FILE].iter().filter(|name| next.join(name).exists()).count();
+    // An empty folder is a promotion whose last step is missing; none at all is no promotion.
+    if next.exists() && left < 2 && folder.join(WIREGUARD_FILE).exists() { promote(folder) } else { Ok(()) }
+}
+
+/// Removes fresh keys that the hub never heard of.
+pub fn forget_next(folder: &Path) -> Result<(), KeyError> {
+    remove(&next_folder(folder))
+}
+
+/// Removes a folder's key files, and those of a rotation under way.
+pub fn remove(folder: &Path) -> Result<(), KeyError> {
+    for folder in [next_folder(folder), folder.to_owned()] {
+        for name in [WIREGUARD_FILE, SIGNING_FILE] {
+            match std::fs::remove_file(folder.join(name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error(&folder)(e)),
+                _ => {}
+            }
+        }
+    }
+    // Of the two folders only that of a rotation is the keys' own.
+    let _ = std::fs::remove_dir(next_folder(folder));
+    Ok(())
+}
+
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> KeyError + '_ {
+    move |source| PrivateFileError::Io { path: path.display().to_string(), source }.into()
+}
+
 fn load_key(path: &Path) -> Result<Option<Zeroizing<[u8; 32]>>, KeyError> {
     let Some(text) = private_file::read(path)?.map(Zeroizing::new) else {
         return Ok(None);
@@ -148,6 +198,29 @@ mod tests {
         std::fs::set_permissions(keys.join(SIGNING_FILE), std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::write(keys.join(SIGNING_FILE), "c2hvcnQ=").unwrap();
         assert_eq!(Refusal::from(NodeKeys::load(&keys).err().unwrap()).code, ReasonCode::KeyFileUnsafe);
+    }
+
+    /// Fresh keys come in the place of the old ones as a whole, also when a crash came between the two files; what
+    /// the hub never heard of goes, and removing leaves none.
+    #[test]
+    fn rotated_key_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = NodeKeys::load_or_create(folder.path()).unwrap().signing_key();
+        let next = next_folder(folder.path());
+        NodeKeys::load_or_create(&next).unwrap();
+        forget_next(folder.path()).unwrap();
+        finish_promotion(folder.path()).unwrap();
+        assert_eq!(NodeKeys::load(folder.path()).unwrap().unwrap().signing_key(), old);
+        let fresh = NodeKeys::load_or_create(&next).unwrap();
+        finish_promotion(folder.path()).unwrap();
+        assert_eq!(NodeKeys::load(folder.path()).unwrap().unwrap().signing_key(), old, "nothing was begun");
+        std::fs::rename(next.join(WIREGUARD_FILE), folder.path().join(WIREGUARD_FILE)).unwrap();
+        finish_promotion(folder.path()).unwrap();
+        let now = NodeKeys::load(folder.path()).unwrap().unwrap();
+        assert_eq!((now.wireguard_key(), now.signing_key()), (fresh.wireguard_key(), fresh.signing_key()));
+        NodeKeys::load_or_create(&next).unwrap();
+        remove(folder.path()).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     /// Eight at once agree on one pair.

@@ -100,7 +100,8 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed(path))
 }
 
-fn sync_folder(path: &Path) -> Result<(), PrivateFileError> {
+/// Makes what was renamed, made or removed beside `path` durable.
+pub(crate) fn sync_folder(path: &Path) -> Result<(), PrivateFileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))
 }

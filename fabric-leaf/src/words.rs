@@ -1,0 +1,176 @@
+//! What a person tells an enrolled leaf to do at the hub: claim or release an address, replace the keys, leave.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use enrollment::io::client::{self, HubApi};
+use enrollment::io::keys::{self, NodeKeys};
+use enrollment::io::private_file;
+use enrollment::reason::{ReasonCode, Refusal};
+use enrollment::topology::Admission;
+use tokio::sync::oneshot;
+
+use crate::enroll::Enroller;
+use crate::membership::{Ask, Owner};
+
+/// Where the outcome is told: what was done, in a sentence.
+pub type Reply = oneshot::Sender<Result<String, Refusal>>;
+
+/// One thing that a person asked for.
+pub enum Word {
+    /// Join, or check an enrollment that was made before.
+    Enroll(Ask),
+    /// Own an address, until it is released.
+    Claim(Ipv4Addr, Reply),
+    /// Own an address no longer.
+    Release(Ipv4Addr, Reply),
+    /// Take fresh keys.
+    Rotate(Reply),
+    /// Leave the fabric.
+    Leave(Reply),
+}
+
+/// The file of the addresses that were claimed by hand, beside the keys.
+pub const BY_HAND_FILE: &str = "claims.json";
+
+impl Owner {
+    /// Does what was asked, and tells the outcome.
+    pub async fn hear(&mut self, word: Word, enroller: &mut Enroller) {
+        let (reply, outcome) = match word {
+            Word::Enroll(ask) => return enroller.enroll(self, ask).await,
+            Word::Claim(address, reply) => (reply, self.claim(address).await),
+            Word::Release(address, reply) => (reply, self.release(address).await),
+            Word::Rotate(reply) => (reply, self.rotate(enroller).await),
+            Word::Leave(reply) => (reply, self.leave(enroller).await),
+        };
+        // Who asked may be gone; what was done stays done.
+        let _ = reply.send(outcome);
+    }
+
+    fn enrolled(&self) -> Result<(Admission, HubApi, Arc<NodeKeys>), Refusal> {
+        let missing = || Refusal::new(ReasonCode::LeafUnknown, "this leaf is not enrolled");
+        let admission = self.admission().ok_or_else(missing)?;
+        let api = HubApi::of_admission(&admission).ok_or_else(missing)?;
+        Ok((admission, api, self.keys.clone().ok_or_else(missing)?))
+    }
+
+    async fn claim(&mut self, address: Ipv4Addr) -> Result<String, Refusal> {
+        let (now, api, keys) = self.enrolled()?;
+        let had = now.claims.contains_key(&address);
+        if !had {
+            let answer = client::add_claim(&api, &keys, &now, address).await?;
+            self.accept(answer)?;
+        }
+        self.by_hand.insert(address);
+        self.save_by_hand()?;
+        let name = now.leaf;
+        Ok(if had { format!("{address} was {name}'s before") } else { format!("{address} is {name}'s") })
+    }
+
+    async fn release(&mut self, address: Ipv4Addr) -> Result<String, Refusal> {
+        let (now, api, keys) = self.enrolled()?;
+        if self.wished.borrow().contains(&address) {
+            let message = format!("{address} is a client by the configuration file or by an event");
+            return Err(Refusal::new(ReasonCode::ClaimWished, message).about(address));
+        }
+        let claim = now.claims.get(&address).copied();
+        if let Some(claim) = claim {
+            let answer = client::release_claim(&api, &keys, &now, address, Some(claim.generation)).await?;
+            self.accept(answer)?;
+        }
+        self.by_hand.remove(&address);
+        self.save_by_hand()?;
+        let was = if claim.is_some() { "is free" } else { "was not this leaf's" };
+        Ok(format!("{address} {was}"))
+    }
+
+    /// What is claimed by hand outlives a restart.
+    pub fn save_by_hand(&self) -> Result<(), Refusal> {
+        let failed = |why: String| Refusal::new(ReasonCode::StateFileFailed, why);
+        let bytes = serde_json::to_vec(&self.by_hand).map_err(|e| failed(e.to_string()))?;
+        private_file::write(&self.folder.join(BY_HAND_FILE), &bytes).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Takes in what was moved here by the hub's operator, and lets go what was moved away.
+    pub fn follow_moves(&mut self, before: &Admission, now: &Admission) -> Result<(), Refusal> {
+        let wished = self.wished.borrow().clone();
+        let here = now.claims.keys().filter(|a| !before.claims.contains_key(a) && !wished.contains(a));
+        let away =
+            self.by_hand.iter().filter(|a| before.claims.contains_key(a) && !now.claims.contains_key(a));
+        let (here, away): (Vec<_>, Vec<_>) = (here.copied().collect(), away.copied().collect());
+        if here.is_empty() && away.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(?here, ?away, "claims were moved at the hub");
+        self.by_hand.extend(here);
+        self.by_hand.retain(|address| !away.contains(address));
+        self.save_by_hand()
+    }
+
+    /// Fresh keys: durable before the hub hears of them, in force when it has agreed.
+    async fn rotate(&mut self, enroller: &Enroller) -> Result<String, Refusal> {
+        let (now, api, old) = self.enrolled()?;
+        let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
+        self.doubt = Some(fresh.clone());
+        let answer = client::rotate(&api, &old, &fresh, &now).await?;
+        let begin = std::time::Instant::now();
+        self.keys = Some(fresh.clone());
+        self.doubt = None;
+        enroller.keys.send_replace(Some(fresh));
+        keys::promote(&self.folder)?;
+        let key = answer.wireguard_key;
+        self.accept(answer)?;
+        Ok(format!("new keys in force after {} ms; WireGuard {key}", begin.elapsed().as_millis()))
+    }
+
+    /// A rotation whose answer got lost: the hub has the old keys or the new ones. Where one pair is not answered,
+    /// the other is tried; the one that works stays.
+    pub fn try_other_keys(&mut self, keys: &tokio::sync::watch::Sender<Option<Arc<NodeKeys>>>) {
+        if let (Some(other), Some(present)) = (self.doubt.take(), self.keys.clone()) {
+            tracing::warn!("the last rotation's answer got lost: trying the other keys");
+            self.doubt = Some(present);
+            self.keys = Some(other.clone());
+            keys.send_replace(Some(other));
+        }
+    }
+
+    /// The hub answered these keys: they are the ones.
+    pub fn keys_work(&mut self) -> Result<(), Refusal> {
+        if self.doubt.take().is_none() {
+            return Ok(());
+        }
+        let next = NodeKeys::load(&keys::next_folder(&self.folder))?;
+        let present = self.keys.as_ref().map(|k| k.signing_key());
+        if next.is_some_and(|next| Some(next.signing_key()) == present) {
+            keys::promote(&self.folder)?;
+        } else {
+            keys::forget_next(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    /// Claims, session, tunnel and keys end, here and at the hub.
+    async fn leave(&mut self, enroller: &Enroller) -> Result<String, Refusal> {
+        let (now, api, old) = self.enrolled()?;
+        let answered = client::leave(&api, &old, &now).await;
+        match answered {
+            Ok(_) => {}
+            // It had left, or was taken out, before: what is here ends all the same.
+            Err(refusal) if matches!(refusal.code, ReasonCode::LeafLeft | ReasonCode::LeaseRevoked) => {}
+            Err(refusal) => return Err(refusal),
+        }
+        self.publish.send_modify(|m| *m = Default::default());
+        self.keys = None;
+        self.by_hand.clear();
+        enroller.gone().await?;
+        let failed = |e: std::io::Error| Refusal::new(ReasonCode::StateFileFailed, e.to_string());
+        for file in [self.file.clone(), self.folder.join(BY_HAND_FILE)] {
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+        keys::remove(&self.folder)?;
+        Ok(format!("{} has left: its claims are free, its keys are gone", now.leaf))
+    }
+}

@@ -1,0 +1,365 @@
+//! The life of a leaf after its enrollment, on a whole fabric: approval, claims by hand and moved, fresh keys, leaving,
+//! a replaced machine, and revocation with its times.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fabric_tests::Check;
+use fabric_tests::ask::{
+    eventually, exec, json, kernel_clients, leaf, now_secs, ping, routerctl, start, stop, words,
+};
+use fabric_tests::harness::{Fabric, case, main as run};
+use lab::layout::{SITES, Site};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Longest time for one step of the fabric.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Longest time for each effect of a revocation, seconds.
+const REVOKED_SECS: f64 = 1.0;
+/// An address of the aws site that no client has.
+const SPARE: &str = "10.81.10.77";
+
+fn main() -> ExitCode {
+    run(
+        "life",
+        vec![
+            case("a_claim_by_hand_is_everywhere_and_a_conflict_names_the_owner", claims),
+            case("a_moved_claim_has_a_route_at_every_moment_and_fences_its_former_owner", moved),
+            case("fresh_keys_cost_a_running_ping_and_a_tcp_stream_nothing", rotated),
+            case("a_machine_waits_for_approval_joins_by_itself_and_leaves_nothing", approved_and_left),
+            case("a_replaced_machine_takes_over_name_address_and_claims", replaced),
+            case("a_revoked_leaf_is_gone_within_a_second", revoked),
+        ],
+    )
+}
+
+fn site(name: &str) -> &'static Site {
+    SITES.iter().find(|site| site.name == name).expect("the lab has this site")
+}
+
+async fn owner(f: &Fabric, address: &str) -> Result<Option<String>, String> {
+    let claims = json(&f.lab, "hub", "claims").await?;
+    let mut claims = claims.as_array().into_iter().flatten();
+    Ok(claims.find(|c| c["address"] == address).and_then(|c| c["owner"].as_str()).map(String::from))
+}
+
+async fn has_route(f: &Fabric, at: &'static Site, address: &str, wanted: bool) -> Check {
+    let address = address.parse().map_err(|e| format!("{address}: {e}"))?;
+    match kernel_clients(&f.lab, at).await?.contains(&address) {
+        has if has == wanted => Ok(()),
+        has => Err(format!("{}: route to {address}: {has}", at.name)),
+    }
+}
+
+async fn claims(f: Arc<Fabric>) -> Check {
+    json(&f.lab, "aws-leaf", &format!("claims add {SPARE}")).await?;
+    for other in site("aws").others() {
+        eventually(LIMIT, || has_route(&f, other, SPARE, true)).await?;
+    }
+    let refused = routerctl(&f.lab, "azure-leaf", "claims add 10.81.10.20 -o json", None).await?;
+    let named = refused.code == Some(1)
+        && refused.stderr.contains("claim-conflict")
+        && refused.stderr.contains("aws");
+    if !named {
+        return Err(format!("{:?} {}", refused.code, refused.detail()));
+    }
+    let refused = routerctl(&f.lab, "aws-leaf", "claims release 10.81.10.20 -o json", None).await?;
+    if refused.code != Some(1) || !refused.stderr.contains("claim-wished") {
+        return Err(format!("{:?} {}", refused.code, refused.detail()));
+    }
+    stop(&f.lab, "aws-leaf", Signal::SIGTERM).await?;
+    start(&f.lab, "aws-leaf").await?;
+    let azure = site("azure");
+    eventually(LIMIT, || has_route(&f, azure, SPARE, true)).await?;
+    Ok(())
+}
+
+/// The claim goes from aws to azure, whose machine asks for it; oci never sees a moment without a route.
+async fn moved(f: Arc<Fabric>) -> Check {
+    let oci = site("oci");
+    eventually(LIMIT, || has_route(&f, oci, SPARE, true)).await?;
+    let watched = tokio::spawn({
+        let f = f.clone();
+        async move {
+            let begin = Instant::now();
+            let mut gaps = 0;
+            while begin.elapsed() < Duration::from_secs(6) {
+                gaps += usize::from(has_route(&f, oci, SPARE, true).await.is_err());
+            }
+            gaps
+        }
+    });
+    let refused = routerctl(&f.lab, "hub", &format!("claims move {SPARE} --to azure -o json"), None).await?;
+    if !refused.stderr.contains("claim-not-permitted") {
+        return Err(format!("azure may not own it yet: {}", refused.detail()));
+    }
+    let invite = invited(&f, "--site azure --permit 10.81.10.0/24").await?;
+    let widened = routerctl(&f.lab, "azure-leaf", "enroll - -o json", Some(&format!("{invite}\n"))).await?;
+    if !widened.ok() {
+        return Err(format!("widening: {}", widened.detail()));
+    }
+    json(&f.lab, "hub", &format!("claims move {SPARE} --to azure")).await?;
+    if owner(&f, SPARE).await?.as_deref() != Some("azure") {
+        return Err("the owner did not change at once".into());
+    }
+    let refused = routerctl(&f.lab, "pve-leaf", &format!("claims add {SPARE} -o json"), None).await?;
+    if !refused.stderr.contains("azure") {
+        return Err(format!("the conflict does not name the new owner: {}", refused.detail()));
+    }
+    // The new owner asks at its next look, or now, when a person tells it.
+    json(&f.lab, "azure-leaf", &format!("claims add {SPARE}")).await?;
+    let done = || async {
+        let claims = json(&f.lab, "hub", "claims").await?;
+        let mut claims = claims.as_array().into_iter().flatten();
+        let found = claims.find(|c| c["address"] == SPARE).cloned().unwrap_or_default();
+        if found["moving_from"].is_null() && found["owner"] == "azure" {
+            Ok(())
+        } else {
+            Err(found.to_string())
+        }
+    };
+    eventually(LIMIT, done).await?;
+    let gaps = watched.await.map_err(|e| e.to_string())?;
+    if gaps > 0 {
+        return Err(format!("oci had no route in {gaps} looks"));
+    }
+    let late = routerctl(&f.lab, "aws-leaf", &format!("claims release {SPARE} -o json"), None).await?;
+    let history = json(&f.lab, "hub", &format!("claims history {SPARE}")).await?;
+    let steps: Vec<_> =
+        history.as_array().into_iter().flatten().map(|e| format!("{} {}", e["leaf"], e["step"])).collect();
+    let kept = owner(&f, SPARE).await?.as_deref() == Some("azure");
+    if !kept || steps.len() != 3 {
+        return Err(format!("after the former owner's word ({}): {steps:?}", late.detail()));
+    }
+    json(&f.lab, "azure-leaf", &format!("claims release {SPARE}")).await?;
+    eventually(LIMIT, || has_route(&f, oci, SPARE, false)).await?;
+    Ok(())
+}
+
+async fn leaf_key(f: &Fabric, name: &str) -> Result<String, String> {
+    let shown = json(&f.lab, "hub", &format!("leaves show {name}")).await?;
+    shown["wireguard_key"].as_str().map(String::from).ok_or_else(|| shown.to_string())
+}
+
+/// While the key changes three times, a ping from aws and a TCP stream to it go on.
+async fn rotated(f: Arc<Fabric>) -> Check {
+    const EVERY_MS: u64 = 200;
+    const SECS: u64 = 9;
+    let before = leaf_key(&f, "aws").await?;
+    let pinged = tokio::spawn({
+        let f = f.clone();
+        async move { ping(&f.lab, site("aws"), site("oci").client, SECS, EVERY_MS).await }
+    });
+    let stream = tokio::spawn({
+        let f = f.clone();
+        async move {
+            let perl = |script: &str| {
+                words("perl -MIO::Socket::INET -e").into_iter().chain([script.into()]).collect()
+            };
+            let server: Vec<String> = perl(
+                "alarm 14; $l = IO::Socket::INET->new(LocalPort => 7007, Listen => 1, ReuseAddr => 1) or die $!; \
+                 $c = $l->accept; print while <$c>",
+            );
+            let lab = f.lab.clone();
+            let far = tokio::spawn(async move { lab.exec("aws-client", &server, LIMIT).await });
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let near: Vec<String> = perl(
+                "$s = IO::Socket::INET->new(PeerAddr => '10.81.10.20:7007') or die $!; $s->autoflush(1); \
+                 for (1..80) { printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 } close $s",
+            );
+            f.lab.exec("oci-client", &near, LIMIT).await.map_err(|e| e.to_string())?;
+            let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            Ok::<_, String>(got.stdout.lines().count())
+        }
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..3 {
+        json(&f.lab, "aws-leaf", "rotate").await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    let replies = pinged.await.map_err(|e| e.to_string())??;
+    let lines = stream.await.map_err(|e| e.to_string())??;
+    if leaf_key(&f, "aws").await? == before {
+        return Err("the key is the old one".into());
+    }
+    let gap = replies.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    let lost = (SECS * 1000 / EVERY_MS) as usize - replies.len();
+    let told = format!("{lost} pings lost, longest gap {gap:.2} s, {lines} of 80 lines of the stream");
+    let peers = json(&f.lab, "aws-leaf", "status").await?;
+    if lines == 80 && gap < 1.0 && peers["phase"] == "Ready" { note(&told) } else { Err(told) }
+}
+
+/// Measured figures are shown, whether they are good or not.
+fn note(told: &str) -> Check {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "  {told}").map_err(|e| e.to_string())
+}
+
+/// A second machine in the place of the pve leaf.
+struct Stranger {
+    f: Arc<Fabric>,
+    root: String,
+    running: tokio::task::JoinHandle<Result<lab::Output, lab::LabError>>,
+}
+
+impl Stranger {
+    async fn begin(f: Arc<Fabric>, name: &str) -> Result<Stranger, String> {
+        stop(&f.lab, "pve-leaf", Signal::SIGTERM).await?;
+        let root = f.lab.dir().join(name);
+        std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
+        let root = root.display().to_string();
+        let daemon = words(&format!("{} --root {root}", f.lab.bin("fabric-leaf").display()));
+        let lab = f.lab.clone();
+        let running =
+            tokio::spawn(async move { lab.exec("pve-leaf", &daemon, Duration::from_secs(120)).await });
+        let socket = PathBuf::from(&root).join("run/fabric/leaf.sock");
+        let there =
+            || async { tokio::net::UnixStream::connect(&socket).await.map(drop).map_err(|e| e.to_string()) };
+        eventually(LIMIT, there).await?;
+        Ok(Stranger { f, root, running })
+    }
+
+    async fn tell(&self, line: &str, input: Option<&str>) -> Result<(Option<i32>, String), String> {
+        let routerctl = self.f.lab.bin("routerctl");
+        let argv = words(&format!("{} --root {} {line} -o json", routerctl.display(), self.root));
+        let limit = Duration::from_secs(60);
+        let output =
+            self.f.lab.exec_with("pve-leaf", &argv, input, limit).await.map_err(|e| e.to_string())?;
+        Ok((output.code, format!("{}{}", output.stdout, output.stderr)))
+    }
+
+    /// Ends the daemon by its own pid, as an init system would.
+    async fn end(self) -> Check {
+        let file = PathBuf::from(&self.root).join("run/fabric/fabric-leaf.pid");
+        let pid = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        exec(&self.f.lab, "pve-leaf", &format!("kill -TERM {}", pid.trim())).await?;
+        let ended = tokio::time::timeout(LIMIT, self.running).await;
+        ended
+            .map_err(|_| "the stranger's daemon does not end".to_string())?
+            .map_err(|e| e.to_string())?
+            .map_err(|e| e.to_string())?;
+        Ok(())
+    }
+}
+
+async fn invited(f: &Fabric, line: &str) -> Result<String, String> {
+    let answer = json(&f.lab, "hub", &format!("invite {line}")).await?;
+    answer["invite"].as_str().map(String::from).ok_or_else(|| "the answer has no invite".into())
+}
+
+async fn approved_and_left(f: Arc<Fabric>) -> Check {
+    let elsewhere = invited(&f, "--site far --source 192.0.2.0/24").await?;
+    let invite = invited(&f, "--site shop --permit 10.99.9.0/24 --approve").await?;
+    let stranger = Stranger::begin(f.clone(), "shop").await?;
+    let (code, said) = stranger.tell("enroll -", Some(&format!("{elsewhere}\n"))).await?;
+    if code != Some(1) || !said.contains("underlay-forbidden") {
+        return Err(format!("from elsewhere: {code:?} {said}"));
+    }
+    std::fs::remove_file(PathBuf::from(&stranger.root).join("etc/fabric/leaf.yaml"))
+        .map_err(|e| e.to_string())?;
+    let (f2, line) = (f.clone(), format!("{invite}\n"));
+    let approve = tokio::spawn(async move {
+        let waiting = || async {
+            let pending = json(&f2.lab, "hub", "leaves pending").await?;
+            match pending.as_array().map(Vec::as_slice) {
+                Some([one]) if one["source"].is_string() => Ok(()),
+                _ => Err(pending.to_string()),
+            }
+        };
+        eventually(LIMIT, waiting).await?;
+        let pending = json(&f2.lab, "hub", "leaves pending").await?;
+        let print = pending[0]["fingerprint"].as_str().unwrap_or_default().to_string();
+        json(&f2.lab, "hub", &format!("leaves approve {print}")).await?;
+        Ok::<_, String>((pending[0].clone(), print))
+    });
+    let (code, said) = stranger.tell("enroll - --client 10.99.9.99", Some(&line)).await?;
+    let (pending, print) = approve.await.map_err(|e| e.to_string())??;
+    if code != Some(0) || !said.contains(&print) || pending["claims"][0] != "10.99.9.99" {
+        return Err(format!("enroll: {code:?} {said}; shown at the hub: {pending}"));
+    }
+    let aws = site("aws");
+    eventually(LIMIT, || has_route(&f, aws, "10.99.9.99", true)).await?;
+
+    let (code, said) = stranger.tell("leave", None).await?;
+    if code != Some(0) {
+        return Err(format!("leave: {said}"));
+    }
+    eventually(LIMIT, || has_route(&f, aws, "10.99.9.99", false)).await?;
+    let shown: Value = json(&f.lab, "hub", "leaves show shop").await?;
+    let links = exec(&f.lab, "pve-leaf", "ip -o link").await?;
+    let files: Vec<_> = ["wireguard.key", "signing.key", "admission.json", "waiting.json"]
+        .into_iter()
+        .filter(|file| PathBuf::from(&stranger.root).join("var/lib/fabric").join(file).exists())
+        .collect();
+    stranger.end().await?;
+    start(&f.lab, "pve-leaf").await?;
+    match (shown["phase"].as_str(), links.contains("fabric"), files.is_empty()) {
+        (Some("Left"), false, true) => Ok(()),
+        _ => Err(format!("left behind: {files:?} {links}; at the hub: {shown}")),
+    }
+}
+
+async fn replaced(f: Arc<Fabric>) -> Check {
+    let before = json(&f.lab, "hub", "leaves show pve").await?;
+    let invite = invited(&f, "--replace pve").await?;
+    let stranger = Stranger::begin(f.clone(), "new-pve").await?;
+    let (code, said) =
+        stranger.tell("enroll - --replace --client 10.99.9.10", Some(&format!("{invite}\n"))).await?;
+    if code != Some(0) {
+        return Err(format!("enroll --replace: {said}"));
+    }
+    let after = json(&f.lab, "hub", "leaves show pve").await?;
+    let aws = site("aws");
+    eventually(LIMIT, || has_route(&f, aws, "10.99.9.10", true)).await?;
+    let same = before["overlay"] == after["overlay"] && before["claims"] == after["claims"];
+    let fresh = before["wireguard_key"] != after["wireguard_key"];
+    stranger.end().await?;
+    // The old machine comes back from the dead: it is told nothing, because its tunnel is gone, and takes nothing.
+    start(&f.lab, "pve-leaf").await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let late = json(&f.lab, "hub", "leaves show pve").await?;
+    if same && fresh && late["wireguard_key"] == after["wireguard_key"] {
+        Ok(())
+    } else {
+        Err(format!("before {before}, after {after}, with the old machine back {late}"))
+    }
+}
+
+/// Revokes oci while its client pings aws; prints when each effect was seen.
+async fn revoked(f: Arc<Fabric>) -> Check {
+    let pinged = tokio::spawn({
+        let f = f.clone();
+        async move { ping(&f.lab, site("oci"), site("aws").client, 4, 20).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begin = (now_secs(), Instant::now());
+    json(&f.lab, "hub", "leaves revoke oci").await?;
+    let told = begin.1.elapsed().as_secs_f64();
+    let address = site("oci").client.to_string();
+    for other in [site("aws"), site("azure")] {
+        eventually(LIMIT, || has_route(&f, other, &address, false)).await?;
+    }
+    let routes = begin.1.elapsed().as_secs_f64();
+    let overlay =
+        json(&f.lab, "hub", "leaves show oci").await?["overlay"].as_str().unwrap_or_default().to_string();
+    let ceased = || async {
+        let peers = json(&f.lab, "hub", "bgp peers").await?;
+        let mut peers = peers.as_array().into_iter().flatten();
+        match peers.find(|p| p["address"] == overlay.as_str() && p["state"] == "Established") {
+            None => Ok(()),
+            Some(peer) => Err(peer.to_string()),
+        }
+    };
+    eventually(LIMIT, ceased).await?;
+    let session = begin.1.elapsed().as_secs_f64();
+    let replies = pinged.await.map_err(|e| e.to_string())??;
+    let last =
+        replies.last().copied().ok_or_else(|| format!("{} hears nothing", leaf(site("oci"))))? - begin.0;
+    let times = format!(
+        "revoked: command {told:.3} s, last packet {last:.3} s, routes gone {routes:.3} s, session ceased {session:.3} s"
+    );
+    if last.max(routes).max(session) < REVOKED_SECS { note(&times) } else { Err(times) }
+}
