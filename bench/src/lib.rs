@@ -16,6 +16,7 @@ pub mod output;
 pub mod paired;
 pub mod process;
 pub mod reflector;
+pub mod restart;
 pub mod scenarios;
 pub mod soak;
 pub mod storm;

@@ -9,7 +9,7 @@ use bench::measure::Plan;
 use bench::paired::{self, Disturbance};
 use bench::reflector::{Make, Target};
 use bench::scenarios::{Effort, Scenario};
-use bench::{namespace, output, process, soak, table};
+use bench::{namespace, output, process, restart, soak, table};
 use clap::{Args, Parser, Subcommand};
 
 /// Drives BGP route reflectors with many iBGP clients, checks every route that every client receives, and measures.
@@ -33,6 +33,8 @@ enum Command {
     Slow(Paired),
     /// A storm of connections from addresses that nobody admits beside honest clients: are they moved?
     Hostile(Paired),
+    /// Kill fabric-rr and start it again: no client removes a route, and End-of-RIB waits no longer than it says.
+    Restart(RestartOptions),
     /// Make connections from an unadmitted address until standard input closes.
     #[command(hide = true)]
     Storm {
@@ -157,6 +159,15 @@ struct Soak {
 }
 
 #[derive(Debug, Args)]
+struct RestartOptions {
+    /// The reflector's `selectionDeferralSecs`.
+    #[arg(long, default_value_t = 5)]
+    deferral_s: u64,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Debug, Args)]
 struct Paired {
     /// Pairs of runs, with and without the disturbance.
     #[arg(long, default_value_t = 5)]
@@ -225,6 +236,14 @@ fn run(cli: Cli) -> Result<bool, Failure> {
             let plan = load.plan(options.minutes * 60.0)?;
             let soaked = soak::soak(&load.programs.target(Make::FabricRr), &plan, &load.dir)?;
             load.finish("soak", &soaked.checks)
+        }
+        Command::Restart(options) => {
+            enter()?;
+            let load = &options.load;
+            let (target, deferral) =
+                (load.programs.target(Make::FabricRr), Duration::from_secs(options.deferral_s));
+            let checks = restart::restart(&target, &load.plan(1.0)?, deferral, &load.dir)?;
+            load.finish("graceful restart", &checks)
         }
         Command::Slow(options) => {
             enter()?;

@@ -78,7 +78,7 @@ impl Make {
     fn config(self, dir: &Path) -> (&'static str, String) {
         let (ip, port, dir) = (ADDRESS.ip(), ADDRESS.port(), dir.display());
         match self {
-            Make::FabricRr => ("reflector.yaml", fabric_rr("")),
+            Make::FabricRr => ("reflector.yaml", fabric_rr("", "")),
             Make::Bird => (
                 "bird.conf",
                 format!(
@@ -155,14 +155,14 @@ impl Make {
     }
 }
 
-/// The configuration of `fabric-rr` as plain reflector; `extra` is put into its `BGPDynamicPeer`.
-fn fabric_rr(extra: &str) -> String {
+/// The configuration of `fabric-rr` as plain reflector, with further lines for its `BGPRouter` and `BGPDynamicPeer`.
+fn fabric_rr(router: &str, peers: &str) -> String {
     format!(
         "apiVersion: net.routerd.net/v1alpha1\nkind: BGPRouter\nmetadata: {{name: reflector}}\nspec:\n  asn: {ASN}\n  \
          routerID: {ROUTER_ID}\n  clusterID: {CLUSTER_ID}\n  listen: [\"{ADDRESS}\"]\n  holdTimeSecs: 90\n  \
-         gracefulRestartSecs: 120\n---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPDynamicPeer\n\
+         gracefulRestartSecs: 120\n{router}---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPDynamicPeer\n\
          metadata: {{name: clients}}\nspec:\n  sourcePrefixes: [{CLIENT_NET}]\n  remoteASN: {ASN}\n  \
-         routeReflectorClient: true\n  limit: 10000\n  admission: open\n{extra}"
+         routeReflectorClient: true\n  limit: 10000\n  admission: open\n{peers}"
     )
 }
 
@@ -173,14 +173,16 @@ pub struct Target {
     pub make: Make,
     /// Its program.
     pub program: PathBuf,
-    /// Further lines for the `BGPDynamicPeer` of `fabric-rr`, each indented by two spaces.
-    pub extra: String,
+    /// Further lines for the `BGPRouter` of `fabric-rr`, each indented by two spaces.
+    pub router_extra: String,
+    /// The same for its `BGPDynamicPeer`.
+    pub peers_extra: String,
 }
 
 impl Target {
     /// A make with its default program.
     pub fn new(make: Make) -> Target {
-        Target { make, program: make.program(), extra: String::new() }
+        Target { make, program: make.program(), router_extra: String::new(), peers_extra: String::new() }
     }
 
     /// Starts it with files in `dir` and waits until it listens.
@@ -195,7 +197,7 @@ impl Target {
         let dir = fs::canonicalize(dir)?;
         let (name, mut text) = self.make.config(&dir);
         if self.make == Make::FabricRr {
-            text = fabric_rr(&self.extra);
+            text = fabric_rr(&self.router_extra, &self.peers_extra);
         }
         let config = dir.join(name);
         write_private(&config, &text)?;
