@@ -445,7 +445,7 @@ fn the_threat_table_names_tests_that_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("../docs/security.md")).expect("the page");
     let (_, table) = page.split_once("## What a hostile BGP peer can do").expect("the table");
-    let sources: String = ["hostile", "flood", "corpus", "rfc7606"]
+    let sources: String = ["hostile", "flood", "corpus", "rfc7606", "bounded"]
         .map(|name| std::fs::read_to_string(root.join(format!("tests/{name}.rs"))).expect("a test program"))
         .concat();
     let mut named = 0;
