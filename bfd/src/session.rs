@@ -8,6 +8,10 @@ pub type Micros = u64;
 
 /// How often a session that is not Up sends at most (RFC 5880 section 6.8.3).
 pub const SLOW_MICROS: u32 = 1_000_000;
+/// How long our owner is ahead of the peer with the news that the peer was not heard. Were the peer told at once, its
+/// answer (a router may end its BGP session with a NOTIFICATION that flushes routes) could come before our owner has
+/// acted on its own.
+pub const OWNER_FIRST_MICROS: u64 = 100_000;
 
 /// A session that was Up and is not any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,6 +286,7 @@ impl Session {
                     });
                 }
                 self.enter(State::Down, Diagnostic::TIME_EXPIRED, now);
+                self.send_at = now + OWNER_FIRST_MICROS;
             }
             // Nobody is there: the next packet may come from a peer that has started again.
             let told = self.remote;

@@ -113,6 +113,9 @@ fn a_cut_is_noticed_in_time() {
         assert!((5_100_000..=5_151_000).contains(at), "{at}");
     }
     assert_eq!(pair.states(), [State::Down, State::Down]);
+    let fell = pair.changes.iter().map(|c| c.0).min().expect("a fall");
+    let told = pair.sent.iter().find(|(at, _, p)| *at >= fell && p.state == State::Down).expect("a packet").0;
+    assert!((100_000..=151_000).contains(&(told - fell)), "the owner is told first: {}", told - fell);
     assert_eq!(pair.ends[0].remote().discriminator, 0, "RFC 5880 section 6.8.1: forgotten");
     pair.cut = false;
     pair.until(9_000_000);
