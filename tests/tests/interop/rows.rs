@@ -31,6 +31,9 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("exabgp", "exabgp"),
 ];
 
+/// What a cell does; `Err` says what is wrong.
+type Test = fn(&mut Row) -> Check;
+
 struct Row {
     make: Make,
     role: Role,
@@ -55,7 +58,7 @@ pub fn run(make: Make, role: Role) -> Cells {
             return Cells::from([(Feature::Routes, Err(error.clone())), (Feature::BfdUp, Err(error))]);
         }
     };
-    let cells: &[(Feature, fn(&mut Row) -> Check)] = match role {
+    let cells: &[(Feature, Test)] = match role {
         Role::Client => &[
             (Feature::Routes, Row::client_routes),
             (Feature::Ipv6, Row::client_ipv6),
