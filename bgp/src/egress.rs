@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use hashbrown::HashSet;
 
 use crate::attributes::{Walk, code, mp_reach, mp_unreach};
-use crate::message::{Address, HEADER_LEN, Kind, Update, frame, next_prefix};
+use crate::message::{Address, HEADER_LEN, Kind, Update, frame, next_route};
 use crate::reflect::Chunk;
 use crate::session::Millis;
 use crate::types::Family;
@@ -79,10 +79,10 @@ impl Log {
 /// Prefixes that a session off the log must still hear about.
 #[derive(Debug, Default)]
 pub struct Behind {
-    /// IPv4 prefixes.
-    pub v4: HashSet<(u32, u8), RandomState>,
-    /// IPv6 prefixes.
-    pub v6: HashSet<(u128, u8), RandomState>,
+    /// IPv4 prefixes, each with a path identifier or 0.
+    pub v4: HashSet<(u32, u8, u32), RandomState>,
+    /// IPv6 prefixes, each with a path identifier or 0.
+    pub v6: HashSet<(u128, u8, u32), RandomState>,
 }
 
 /// Who an established session is to the log.
@@ -96,6 +96,8 @@ pub struct Member {
     pub families: [bool; 2],
     /// Whether messages over 4,096 octets may be sent.
     pub extended: bool,
+    /// How many paths of a prefix it is sent with their identifiers ([`Chunk::paths`]), by [`Family::index`].
+    pub paths: [u8; 2],
 }
 
 impl Member {
@@ -104,6 +106,7 @@ impl Member {
     pub fn gets(&self, chunk: &Chunk) -> bool {
         chunk.audience.has(self.uid, self.client)
             && self.families[chunk.family.index()]
+            && self.paths[chunk.family.index()] == chunk.paths
             && (self.extended || !chunk.extended)
     }
 }
@@ -296,7 +299,7 @@ impl Outbox {
         let mut behind = Box::<Behind>::default();
         while let Some(chunk) = log.get(self.cursor) {
             if member.gets(chunk) {
-                behind.add(&chunk.bytes);
+                behind.add(&chunk.bytes, chunk.paths > 0);
             }
             self.cursor += 1;
         }
@@ -320,22 +323,22 @@ impl Outbox {
 
 impl Behind {
     /// Adds every prefix that our own messages in `bytes` name.
-    fn add(&mut self, bytes: &[u8]) {
+    fn add(&mut self, bytes: &[u8], ids: bool) {
         let mut rest = bytes;
         while let Ok(Some((Kind::Update, whole))) = frame(rest, true) {
             if let Ok(update) = Update::split(&rest[HEADER_LEN..whole]) {
-                add_all::<u32>(&mut self.v4, update.withdrawn);
-                add_all::<u32>(&mut self.v4, update.nlri);
+                add_all::<u32>(&mut self.v4, update.withdrawn, ids);
+                add_all::<u32>(&mut self.v4, update.nlri, ids);
                 for a in Walk(update.attributes) {
                     match a.code {
                         code::MP_REACH => {
                             if let Ok(Some((_, _, nlri))) = mp_reach(a.value) {
-                                add_all::<u128>(&mut self.v6, nlri);
+                                add_all::<u128>(&mut self.v6, nlri, ids);
                             }
                         }
                         code::MP_UNREACH => {
                             if let Ok(Some((_, nlri))) = mp_unreach(a.value) {
-                                add_all::<u128>(&mut self.v6, nlri);
+                                add_all::<u128>(&mut self.v6, nlri, ids);
                             }
                         }
                         _ => {}
@@ -347,9 +350,9 @@ impl Behind {
     }
 }
 
-fn add_all<A: Address>(set: &mut HashSet<(A, u8), RandomState>, mut nlri: &[u8]) {
-    while let Ok(Some(prefix)) = next_prefix::<A>(&mut nlri) {
-        set.insert(prefix);
+fn add_all<A: Address>(set: &mut HashSet<(A, u8, u32), RandomState>, mut nlri: &[u8], ids: bool) {
+    while let Ok(Some(route)) = next_route::<A>(&mut nlri, ids) {
+        set.insert(route);
     }
 }
 
@@ -365,6 +368,7 @@ mod tests {
             audience,
             family: Family::Ipv4,
             extended: false,
+            paths: 0,
         }
     }
 
@@ -377,7 +381,7 @@ mod tests {
             writes in proptest::collection::vec(1..40usize, 0..400),
             controls in proptest::collection::vec(0..300usize, 0..6),
         ) {
-            let member = Member { uid: 1, client: true, families: [true; 2], extended: false };
+            let member = Member { uid: 1, client: true, families: [true; 2], extended: false, paths: [0; 2] };
             let mut log = Log::default();
             let mut out = Outbox::default();
             out.join(member, 0);

@@ -8,7 +8,9 @@ use std::net::Ipv4Addr;
 
 use bytes::{Bytes, BytesMut};
 use rustbgpd_wire::notification::{decode_shutdown_communication, description};
-use rustbgpd_wire::{Afi, Capability, GracefulRestartFamily, NotificationCode, OpenMessage, Safi};
+use rustbgpd_wire::{
+    AddPathFamily, AddPathMode, Afi, Capability, GracefulRestartFamily, NotificationCode, OpenMessage, Safi,
+};
 
 use crate::types::{Family, RouterId};
 
@@ -194,6 +196,15 @@ pub struct GracefulRestart {
     pub forwarding: [bool; 2],
 }
 
+/// What one end offers of ADD-PATH for a family (RFC 7911 section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddPath {
+    /// It can receive several paths of a prefix.
+    pub receive: bool,
+    /// It wants to send them.
+    pub send: bool,
+}
+
 /// An OPEN, ours or a peer's, reduced to what this speaker uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
@@ -215,6 +226,8 @@ pub struct Open {
     pub extended: bool,
     /// Graceful restart (RFC 4724).
     pub graceful_restart: Option<GracefulRestart>,
+    /// ADD-PATH, by [`Family::index`].
+    pub add_path: [AddPath; 2],
 }
 
 fn afi(family: Family) -> Afi {
@@ -251,6 +264,19 @@ impl Open {
                     .collect(),
             }
         }));
+        let add_path: Vec<AddPathFamily> = Family::ALL
+            .into_iter()
+            .filter_map(|f| {
+                let send_receive = match (self.add_path[f.index()].receive, self.add_path[f.index()].send) {
+                    (false, false) => return None,
+                    (true, false) => AddPathMode::Receive,
+                    (false, true) => AddPathMode::Send,
+                    (true, true) => AddPathMode::Both,
+                };
+                Some(AddPathFamily { afi: afi(f), safi: Safi::Unicast, send_receive })
+            })
+            .collect();
+        capabilities.extend((!add_path.is_empty()).then_some(Capability::AddPath(add_path)));
         capabilities.extend(self.four_octet_as.then_some(Capability::FourOctetAs { asn: self.asn }));
         let open = OpenMessage {
             version: 4,
@@ -283,6 +309,7 @@ impl Open {
             enhanced_refresh: false,
             extended: false,
             graceful_restart: None,
+            add_path: [AddPath::default(); 2],
         };
         let mut multiprotocol = false;
         for capability in &open.capabilities {
@@ -314,6 +341,15 @@ impl Open {
                         }
                     }
                     peer.graceful_restart = Some(gr);
+                }
+                Capability::AddPath(families) => {
+                    for f in families {
+                        if let Some(family) = Family::from_wire(f.afi as u16, f.safi as u8) {
+                            let receive = f.send_receive != AddPathMode::Send;
+                            let send = f.send_receive != AddPathMode::Receive;
+                            peer.add_path[family.index()] = AddPath { receive, send };
+                        }
+                    }
                 }
                 // What we do not know, a peer may still offer (RFC 5492 section 3).
                 _ => {}
@@ -492,6 +528,26 @@ pub fn next_prefix<A: Address>(field: &mut &[u8]) -> Result<Option<(A, u8)>, Not
     Ok(Some((A::from_octets(octets, len), len)))
 }
 
+/// Reads the first route of an NLRI field whose routes carry path identifiers (RFC 7911 section 3).
+#[inline]
+pub fn next_path<A: Address>(field: &mut &[u8]) -> Result<Option<(A, u8, u32)>, Notification> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let (id, rest) = field.split_first_chunk::<4>().ok_or_else(|| Notification::new(3, 10, Vec::new()))?;
+    let mut rest = rest;
+    let prefix = next_prefix::<A>(&mut rest)?.ok_or_else(|| Notification::new(3, 10, Vec::new()))?;
+    *field = rest;
+    Ok(Some((prefix.0, prefix.1, u32::from_be_bytes(*id))))
+}
+
+/// Reads the first route of an NLRI field, whose routes carry path identifiers if `ids` says so; else the
+/// identifier is 0.
+#[inline]
+pub fn next_route<A: Address>(field: &mut &[u8], ids: bool) -> Result<Option<(A, u8, u32)>, Notification> {
+    if ids { next_path(field) } else { Ok(next_prefix(field)?.map(|(addr, len)| (addr, len, 0))) }
+}
+
 /// Appends one prefix as NLRI.
 #[inline]
 pub fn put_prefix<A: Address>(addr: A, len: u8, out: &mut Vec<u8>) {
@@ -529,6 +585,7 @@ mod tests {
                 families: [true, true],
                 forwarding: [true, false],
             }),
+            add_path: [AddPath { receive: true, send: false }, AddPath { receive: true, send: true }],
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::message::GracefulRestart;
 use crate::policy::ImportPolicy;
 use crate::session::{End, Millis};
-use crate::settings::Neighbor;
+use crate::settings::{AddPathOptions, Neighbor};
 use crate::store::SourceId;
 use crate::types::PeerKey;
 
@@ -49,6 +49,8 @@ pub enum Origin {
         remote_asn: u32,
         /// What it may send; `None`: everything.
         policy: Option<Arc<ImportPolicy>>,
+        /// What of ADD-PATH it is offered.
+        add_path: AddPathOptions,
     },
 }
 
@@ -153,6 +155,14 @@ impl Peer {
         match &self.origin {
             Origin::Named(n) => n.route_reflector_client,
             Origin::Dynamic { client, .. } => *client,
+        }
+    }
+
+    /// What of ADD-PATH it is offered.
+    pub fn add_path(&self) -> AddPathOptions {
+        match &self.origin {
+            Origin::Named(n) => n.options.add_path,
+            Origin::Dynamic { add_path, .. } => *add_path,
         }
     }
 

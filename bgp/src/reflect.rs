@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::attributes::Attributes;
 use crate::message::{Address, EXTENDED_MAX_LEN, HEADER_LEN, MAX_LEN, begin, finish, put_prefix};
-use crate::rib::Change;
+use crate::rib::{Change, PathChange};
 use crate::store::{AttrId, SourceId, Sources, Store};
 use crate::types::Family;
 
@@ -67,6 +67,9 @@ pub struct Chunk {
     pub family: Family,
     /// Whether a message is longer than 4,096 octets: only for sessions with extended messages.
     pub extended: bool,
+    /// 0: best paths, without path identifiers. Else for sessions that are sent so many paths of a prefix, each
+    /// with its identifier (RFC 7911); [`crate::settings::AddPathOptions::ALL`]: all of them.
+    pub paths: u8,
 }
 
 /// A chunk closes at this size, so that no keepalive waits long for the end of one.
@@ -80,6 +83,8 @@ pub struct Batch {
     /// By attribute number: the open group in `announce`, plus one.
     by_attr: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    /// As [`Chunk::paths`]; with any, every prefix is preceded by its path identifier.
+    paths: u8,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,47 @@ struct Group {
 }
 
 impl Batch {
+    /// A batch for sessions that are sent so many paths of a prefix.
+    pub fn with_paths(paths: u8) -> Batch {
+        Batch { paths, ..Batch::default() }
+    }
+
+    /// For which sessions it is, as [`Chunk::paths`].
+    pub fn paths(&self) -> u8 {
+        self.paths
+    }
+
+    /// Takes in one change of a path, if it concerns these sessions.
+    pub fn path_change<A: Address>(&mut self, sources: &Sources, change: &PathChange<A>) {
+        let audience = Audience::of(sources, change.source);
+        let (was, is) = (self.sends(change.was), self.sends(change.is));
+        if is && (!was || change.changed) {
+            self.announce_path(change.attr, audience, change.addr, change.len, change.id);
+        } else if was && !is {
+            self.withdraw_path(audience, change.addr, change.len, change.id);
+        }
+    }
+
+    /// Whether a path of this rank is among those that these sessions are sent.
+    #[inline]
+    pub fn sends(&self, rank: u8) -> bool {
+        rank != 0 && rank <= self.paths
+    }
+
+    /// Adds the announcement of one path.
+    pub fn announce_path<A: Address>(&mut self, attr: AttrId, audience: Audience, addr: A, len: u8, id: u32) {
+        let group = self.group(attr, audience);
+        self.announce[group].nlri.extend_from_slice(&id.to_be_bytes());
+        put_prefix(addr, len, &mut self.announce[group].nlri);
+    }
+
+    /// Adds the withdrawal of one path.
+    pub fn withdraw_path<A: Address>(&mut self, audience: Audience, addr: A, len: u8, id: u32) {
+        let group = self.withdraw_group(audience);
+        self.withdraw[group].nlri.extend_from_slice(&id.to_be_bytes());
+        put_prefix(addr, len, &mut self.withdraw[group].nlri);
+    }
+
     /// Takes in one change of the table.
     pub fn change<A: Address>(&mut self, store: &Store, sources: &Sources, change: Change<A>) {
         let audience = |attr: Option<AttrId>| Some(Audience::of(sources, store.source(attr?)?));
@@ -109,6 +155,13 @@ impl Batch {
     /// Adds an announcement.
     #[inline]
     pub fn announce<A: Address>(&mut self, attr: AttrId, audience: Audience, addr: A, len: u8) {
+        let group = self.group(attr, audience);
+        put_prefix(addr, len, &mut self.announce[group].nlri);
+    }
+
+    /// The open group of an attribute set.
+    #[inline]
+    fn group(&mut self, attr: AttrId, audience: Audience) -> usize {
         let at = attr.0 as usize;
         if self.by_attr.len() <= at {
             self.by_attr.resize(at + 1, 0);
@@ -117,20 +170,23 @@ impl Batch {
             self.announce.push(Group { attr, audience, nlri: self.spare.pop().unwrap_or_default() });
             self.by_attr[at] = self.announce.len() as u32;
         }
-        let group = self.by_attr[at] as usize - 1;
-        put_prefix(addr, len, &mut self.announce[group].nlri);
+        self.by_attr[at] as usize - 1
     }
 
     /// Adds a withdrawal.
     pub fn withdraw<A: Address>(&mut self, audience: Audience, addr: A, len: u8) {
+        let group = self.withdraw_group(audience);
+        put_prefix(addr, len, &mut self.withdraw[group].nlri);
+    }
+
+    fn withdraw_group(&mut self, audience: Audience) -> usize {
         // Mostly the same as the last one; else there are a few per source.
         let found = self.withdraw.iter().rposition(|g| g.audience == audience);
-        let group = found.unwrap_or_else(|| {
+        found.unwrap_or_else(|| {
             let nlri = self.spare.pop().unwrap_or_default();
             self.withdraw.push(Group { attr: AttrId::NONE, audience, nlri });
             self.withdraw.len() - 1
-        });
-        put_prefix(addr, len, &mut self.withdraw[group].nlri);
+        })
     }
 
     /// Whether nothing was taken in.
@@ -144,7 +200,7 @@ impl Batch {
             self.by_attr[group.attr.0 as usize] = 0;
         }
         self.announce.sort_unstable_by_key(|g| (g.audience, g.attr));
-        let mut out = Open::default();
+        let mut out = Open { paths: self.paths, ..Open::default() };
         for group in self.withdraw.drain(..) {
             out.turn(A::FAMILY, group.audience, false, &mut emit);
             put_withdrawals::<A>(&group.nlri, &mut out, &mut emit);
@@ -177,6 +233,7 @@ fn keep(spare: &mut Vec<Vec<u8>>, mut nlri: Vec<u8>) {
 /// The chunk that is being filled.
 #[derive(Default)]
 struct Open {
+    paths: u8,
     bytes: Vec<u8>,
     kind: Option<(Family, Audience, bool)>,
 }
@@ -195,7 +252,7 @@ impl Open {
         {
             let mut bytes = std::mem::take(&mut self.bytes);
             bytes.shrink_to_fit();
-            emit(Chunk { bytes: Bytes::from(bytes), audience, family, extended });
+            emit(Chunk { bytes: Bytes::from(bytes), audience, family, extended, paths: self.paths });
         }
     }
 
@@ -207,12 +264,13 @@ impl Open {
 }
 
 /// Splits an NLRI field on prefix borders into pieces of at most `room` octets, at least one prefix each.
-fn pieces(nlri: &[u8], room: usize) -> impl Iterator<Item = &[u8]> {
+fn pieces(nlri: &[u8], room: usize, ids: bool) -> impl Iterator<Item = &[u8]> {
     let mut rest = nlri;
+    let id = if ids { 4 } else { 0 };
     std::iter::from_fn(move || {
         let mut end = 0;
-        while let Some(len) = rest.get(end) {
-            let next = end + 1 + usize::from(len.div_ceil(8));
+        while let Some(len) = rest.get(end + id) {
+            let next = end + id + 1 + usize::from(len.div_ceil(8));
             if next > room && end > 0 {
                 break;
             }
@@ -225,7 +283,7 @@ fn pieces(nlri: &[u8], room: usize) -> impl Iterator<Item = &[u8]> {
 }
 
 fn put_withdrawals<A: Address>(nlri: &[u8], out: &mut Open, emit: &mut impl FnMut(Chunk)) {
-    for piece in pieces(nlri, MAX_LEN - HEADER_LEN - 16) {
+    for piece in pieces(nlri, MAX_LEN - HEADER_LEN - 16, out.paths > 0) {
         let at = begin(&mut out.bytes, 2);
         match A::FAMILY {
             Family::Ipv4 => {
@@ -255,9 +313,9 @@ fn put_announcements<A: Address>(
     emit: &mut impl FnMut(Chunk),
 ) {
     let fixed = HEADER_LEN + 4 + attributes.blob.len() + attributes.mp_next_hop.len() + 9;
-    let limit = if fixed + 17 > MAX_LEN { EXTENDED_MAX_LEN } else { MAX_LEN };
-    let Some(room) = limit.checked_sub(fixed).filter(|room| *room >= 17) else { return };
-    for piece in pieces(nlri, room) {
+    let limit = if fixed + 21 > MAX_LEN { EXTENDED_MAX_LEN } else { MAX_LEN };
+    let Some(room) = limit.checked_sub(fixed).filter(|room| *room >= 21) else { return };
+    for piece in pieces(nlri, room, out.paths > 0) {
         let at = begin(&mut out.bytes, 2);
         out.bytes.extend_from_slice(&[0, 0]);
         match A::FAMILY {

@@ -12,6 +12,9 @@ use crate::message::Address;
 use crate::policy::RejectReason;
 use crate::store::{AttrId, SourceId, Sources, Store};
 
+mod paths;
+pub use paths::PathChange;
+
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +132,7 @@ pub struct Table<A> {
     held: Vec<Held>,
     advertised: usize,
     path_count: usize,
+    ranks: paths::Ranks,
     /// A stale path was announced again since this was last asked.
     freshened: bool,
 }
@@ -147,6 +151,7 @@ impl<A: Address> Table<A> {
             held: Vec::new(),
             advertised: 0,
             path_count: 0,
+            ranks: paths::Ranks::default(),
             freshened: false,
         }
     }
@@ -183,6 +188,7 @@ impl<A: Address> Table<A> {
                 store.release(path.attr);
                 path.attr = attr;
                 path.verdict = verdict;
+                self.ranks.changed(at);
                 return self.mark(net);
             }
             at = path.next;
@@ -214,6 +220,7 @@ impl<A: Address> Table<A> {
             self.paths[held.first as usize].before = i;
         }
         held.first = i;
+        self.ranks.added(i);
         self.nets[net as usize].head = i;
         self.path_count += 1;
         self.mark(net);
@@ -305,6 +312,7 @@ impl<A: Address> Table<A> {
             self.paths[at as usize].next = path.next;
         }
         store.release(path.attr);
+        self.ranks.removed(i, path.net, path.source);
         self.paths[i as usize].next = self.free_path;
         self.free_path = i;
         self.path_count -= 1;

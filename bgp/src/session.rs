@@ -4,7 +4,7 @@
 //! message or the time, writes what is to be sent into a buffer, and says what happened. Any message in any state
 //! is allowed; what does not belong gets its NOTIFICATION.
 
-use crate::message::{GracefulRestart, KEEPALIVE, Kind, Notification, Open, Refresh, Update};
+use crate::message::{AddPath, GracefulRestart, KEEPALIVE, Kind, Notification, Open, Refresh, Update};
 use crate::types::Family;
 
 /// Milliseconds on a clock that never goes back; its start does not matter.
@@ -41,6 +41,8 @@ pub struct Negotiated {
     pub enhanced_refresh: bool,
     /// The peer's graceful restart, if we offer it too.
     pub graceful_restart: Option<GracefulRestart>,
+    /// What goes which way with path identifiers, by [`Family::index`]: `receive` in, `send` out.
+    pub add_path: [AddPath; 2],
 }
 
 /// Why a session ended.
@@ -179,6 +181,10 @@ impl Session {
             extended: peer.extended && self.ours.extended,
             enhanced_refresh: peer.enhanced_refresh && self.ours.enhanced_refresh,
             graceful_restart,
+            add_path: [0, 1].map(|i| AddPath {
+                receive: families[i] && self.ours.add_path[i].receive && peer.add_path[i].send,
+                send: families[i] && self.ours.add_path[i].send && peer.add_path[i].receive,
+            }),
             peer,
         })
     }
@@ -270,6 +276,7 @@ mod tests {
             enhanced_refresh: true,
             extended: true,
             graceful_restart: None,
+            add_path: [AddPath::default(); 2],
         }
     }
 

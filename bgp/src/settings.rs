@@ -109,6 +109,22 @@ impl Guard {
 pub struct PeerOptions {
     /// How its connections are guarded.
     pub guard: Guard,
+    /// What of ADD-PATH is offered.
+    pub add_path: AddPathOptions,
+}
+
+/// What of ADD-PATH is offered to a neighbour, for both families (RFC 7911).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AddPathOptions {
+    /// Whether several paths of one prefix are taken from it.
+    pub receive: bool,
+    /// How many it is sent, if it asks: 0 the best alone, [`AddPathOptions::ALL`] all, else the best so many.
+    pub send: u8,
+}
+
+impl AddPathOptions {
+    /// Stands for all paths.
+    pub const ALL: u8 = u8::MAX;
 }
 
 /// Neighbours that no configuration names: whoever connects from these prefixes.

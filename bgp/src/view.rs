@@ -120,6 +120,9 @@ pub struct RouteView {
     pub communities: Vec<String>,
     /// AS_PATH as text.
     pub as_path: String,
+    /// Its path identifier as received (RFC 7911), 0 without.
+    #[serde(default)]
+    pub path_id: u32,
     /// Whether the import policy accepted it.
     pub accepted: bool,
     /// Whether it is kept from a session that was lost.

@@ -51,7 +51,9 @@ pub use spec::{
     BgpDynamicPeer, BgpPeer, BgpRouter, Capture, DataplaneChoice, EventGroup, PeerAdmission,
     SamEnrollmentClient, SamEnrollmentPolicy, WireGuardInterface,
 };
-pub use value::{Endpoint, FilePath, InterfaceName, Name, NotAccepted, foyer_prefix, hub_address};
+pub use value::{
+    AddPathSend, Endpoint, FilePath, InterfaceName, Name, NotAccepted, foyer_prefix, hub_address,
+};
 
 /// The longest configuration file that is read, in bytes: 4 MiB.
 pub const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;

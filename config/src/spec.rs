@@ -8,7 +8,7 @@ use crate::bfd::{Bfd, BfdMapping};
 use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::resource::{Fallback, resource};
-use crate::value::{Endpoint, FilePath, InterfaceName, hub_address};
+use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName, hub_address};
 
 const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
 const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
@@ -36,6 +36,7 @@ const ENDPOINT: Text<Endpoint> = Text::new("address:port or host.name:port");
 const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 characters");
 
 const FILE: Text<FilePath> = Text::new("the absolute path of a file");
+const ADD_PATH_SEND: Text<AddPathSend> = Text::new("`none`, `all`, or `best-2` to `best-254`");
 const HOPS: Whole<u8> = Whole::range(1, 254);
 
 /// 169.254.0.0/16 and 100.64.0.0/10 are taken by cloud providers; a /23 holds the foyer and one /24 of nodes.
@@ -144,6 +145,10 @@ resource! {
         /// How many hops away a neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
         max_hops: Option<u8> = "maxHops", Maybe(HOPS),
             Fallback::Derived("none: any distance", |_| Some(None));
+        /// How many paths of a prefix are sent, each with its path identifier, to a neighbour that asks for them (ADD-PATH, RFC 7911).
+        add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
+        /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
+        add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
     }
 }
 
@@ -172,6 +177,10 @@ resource! {
         /// How many hops away the neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
         max_hops: Option<u8> = "maxHops", Maybe(HOPS),
             Fallback::Derived("none: any distance", |_| Some(None));
+        /// How many paths of a prefix are sent, each with its path identifier, to a neighbour that asks for them (ADD-PATH, RFC 7911).
+        add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
+        /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
+        add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
     }
 }
 

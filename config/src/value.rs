@@ -65,6 +65,54 @@ impl fmt::Display for InterfaceName {
     }
 }
 
+/// How many paths of a prefix a neighbour is sent (RFC 7911): `none` beyond the best, `all`, or `best-2` to `best-254`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddPathSend {
+    /// The best alone, without path identifiers.
+    None,
+    /// The best so many, with path identifiers.
+    Best(u8),
+    /// All of them, with path identifiers.
+    All,
+}
+
+impl AddPathSend {
+    /// The number: 0 for none beyond the best, 255 for all.
+    pub fn count(self) -> u8 {
+        match self {
+            AddPathSend::None => 0,
+            AddPathSend::Best(n) => n,
+            AddPathSend::All => u8::MAX,
+        }
+    }
+}
+
+impl FromStr for AddPathSend {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        match text {
+            "none" => Ok(AddPathSend::None),
+            "all" => Ok(AddPathSend::All),
+            _ => {
+                let number = text.strip_prefix("best-").and_then(|n| n.parse().ok());
+                let best = number.filter(|n| (2..=254).contains(n)).map(AddPathSend::Best);
+                best.filter(|best| best.to_string() == text).ok_or(NotAccepted)
+            }
+        }
+    }
+}
+
+impl fmt::Display for AddPathSend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddPathSend::None => f.write_str("none"),
+            AddPathSend::Best(n) => write!(f, "best-{n}"),
+            AddPathSend::All => f.write_str("all"),
+        }
+    }
+}
+
 /// The absolute path of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FilePath(String);
@@ -160,6 +208,17 @@ mod tests {
         let overlay = "10.255.0.0/20".parse().unwrap();
         assert_eq!(hub_address(overlay), Ipv4Addr::new(10, 255, 0, 1));
         assert_eq!(foyer_prefix(overlay), "10.255.15.0/24".parse().unwrap());
+    }
+
+    /// How many paths are sent reads back as written; nothing else is accepted.
+    #[test]
+    fn add_path_send() {
+        for good in ["none", "all", "best-2", "best-254"] {
+            assert_eq!(good.parse::<AddPathSend>().unwrap().to_string(), good);
+        }
+        for bad in ["best-1", "best-255", "best-02", "best", "2", ""] {
+            assert_eq!(bad.parse::<AddPathSend>(), Err(NotAccepted), "{bad}");
+        }
     }
 
     /// Endpoints are addresses or names, always with a port.

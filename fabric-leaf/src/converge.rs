@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bgp::io::{Liveness, Neighbor, Speaker, SpeakerConfig};
-use bgp::settings::PeerOptions;
+use bgp::settings::{AddPathOptions, PeerOptions};
 use bgp::view::BestPaths;
 use control::secret::{SecretError, guard};
 use dataplane::io::{Dataplane, path_mtu};
@@ -247,7 +247,13 @@ pub fn configured(peers: &[config::Object<config::BgpPeer>]) -> Result<Vec<Neigh
                 local_address: peer.local_address,
                 route_reflector_client: peer.route_reflector_client,
                 hold_time_secs: peer.hold_time_secs,
-                options: PeerOptions { guard: guard(&format!("BGPPeer/{name}"), key, peer.max_hops)? },
+                options: PeerOptions {
+                    guard: guard(&format!("BGPPeer/{name}"), key, peer.max_hops)?,
+                    add_path: AddPathOptions {
+                        receive: peer.add_path_receive,
+                        send: peer.add_path_send.count(),
+                    },
+                },
                 ..Neighbor::new(name, peer.address, peer.remote_asn)
             })
         })

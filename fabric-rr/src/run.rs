@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig};
 use bgp::policy::Admission;
-use bgp::settings::PeerOptions;
+use bgp::settings::{AddPathOptions, PeerOptions};
 use config::{BgpRouter, Config, PeerAdmission};
 use control::daemon::{PidFile, stop_signal};
 use control::secret::guard;
@@ -320,7 +320,13 @@ fn neighbors(config: &config::Hub) -> Result<Vec<Neighbor>, RunError> {
                 local_address: peer.local_address,
                 route_reflector_client: peer.route_reflector_client,
                 hold_time_secs: peer.hold_time_secs,
-                options: PeerOptions { guard },
+                options: PeerOptions {
+                    guard,
+                    add_path: AddPathOptions {
+                        receive: peer.add_path_receive,
+                        send: peer.add_path_send.count(),
+                    },
+                },
                 ..Neighbor::new(name, peer.address, peer.remote_asn)
             })
         })
@@ -335,7 +341,8 @@ fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
             let key = object.spec.tcp_md5_key_file.as_ref().map(config::FilePath::as_path);
             let what = format!("BGPDynamicPeer/{}", object.name);
             let guard = guard(&what, key, object.spec.max_hops).map_err(start_error)?;
-            Ok(PeerOptions { guard })
+            let (receive, send) = (object.spec.add_path_receive, object.spec.add_path_send.count());
+            Ok(PeerOptions { guard, add_path: AddPathOptions { receive, send } })
         })
         .collect()
 }

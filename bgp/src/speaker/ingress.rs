@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::Speaker;
 use crate::attributes::{Attributes, Read, mp_reach, mp_unreach};
 use crate::malformed::Section;
-use crate::message::{Address, Notification, Refresh, Update, cease, next_prefix};
+use crate::message::{Address, Notification, Refresh, Update, cease, next_route};
 use crate::policy::{ImportPolicy, RejectReason};
 use crate::rejections::Rejections;
 use crate::rib::Table;
@@ -38,6 +38,8 @@ fn scoped(uid: u64, form: Form) -> u64 {
 struct Arrival<'a> {
     source: SourceId,
     attr: AttrId,
+    /// Whether the routes carry path identifiers.
+    ids: bool,
     policy: Option<&'a ImportPolicy>,
     now: Millis,
 }
@@ -65,7 +67,8 @@ impl Speaker {
         conn.totals.updates_in += 1;
         let uid = conn.uid;
         if !update.withdrawn.is_empty() {
-            withdraw_all::<u32>(&mut self.v4, &mut self.store, source, update.withdrawn)?;
+            let ids = conn.ids[Family::Ipv4.index()];
+            withdraw_all::<u32>(&mut self.v4, &mut self.store, source, ids, update.withdrawn)?;
         }
         if update.attributes.is_empty() {
             if update.nlri.is_empty() && update.withdrawn.is_empty() {
@@ -76,7 +79,7 @@ impl Speaker {
                 Ok(())
             } else {
                 self.treated_as_withdraw(slot, "3/3: there are no attributes".into());
-                self.withdraw_family(source, Family::Ipv4, update.nlri)
+                self.withdraw_family(slot, source, Family::Ipv4, update.nlri)
             };
         }
         // The hot path: these very attributes have come before.
@@ -110,7 +113,7 @@ impl Speaker {
             if nlri.is_empty() && section.only_unreach() && update.withdrawn.is_empty() && !reachable {
                 self.end_of_rib_from(slot, family);
             }
-            self.withdraw_family(source, family, nlri).map_err(|_| optional_error(value))?;
+            self.withdraw_family(slot, source, family, nlri).map_err(|_| optional_error(value))?;
         }
         if let Some(value) = section.reach
             && let Some((family, next_hop, nlri)) = mp_reach(value)?
@@ -154,7 +157,7 @@ impl Speaker {
             },
         };
         match (known, arrived.family) {
-            (None, family) => self.withdraw_family(source, family, arrived.nlri),
+            (None, family) => self.withdraw_family(slot, source, family, arrived.nlri),
             (Some(attr), Family::Ipv4) => self.announce::<u32>(slot, source, attr, arrived.nlri),
             (Some(attr), Family::Ipv6) => self.announce::<u128>(slot, source, attr, arrived.nlri),
         }
@@ -202,7 +205,8 @@ impl Speaker {
         let Some(mut conn) = self.conns[slot].take() else { return Ok(()) };
         let now = self.now;
         let (table, store, rejections) = self.parts();
-        let arrival = Arrival { source, attr, policy: conn.policy.as_deref(), now };
+        let ids = conn.ids[A::FAMILY.index()];
+        let arrival = Arrival { source, attr, ids, policy: conn.policy.as_deref(), now };
         let outcome = arrival.announce_all(table, store, rejections, nlri);
         let (rejected, unkept) = *outcome.as_ref().unwrap_or(&(0, 0));
         conn.totals.rejections += rejected;
@@ -211,10 +215,17 @@ impl Speaker {
         outcome.map(|_| ())
     }
 
-    fn withdraw_family(&mut self, source: SourceId, family: Family, nlri: &[u8]) -> Result<(), Notification> {
+    fn withdraw_family(
+        &mut self,
+        slot: usize,
+        source: SourceId,
+        family: Family,
+        nlri: &[u8],
+    ) -> Result<(), Notification> {
+        let ids = self.conn(slot).is_some_and(|c| c.ids[family.index()]);
         match family {
-            Family::Ipv4 => withdraw_all::<u32>(&mut self.v4, &mut self.store, source, nlri),
-            Family::Ipv6 => withdraw_all::<u128>(&mut self.v6, &mut self.store, source, nlri),
+            Family::Ipv4 => withdraw_all::<u32>(&mut self.v4, &mut self.store, source, ids, nlri),
+            Family::Ipv6 => withdraw_all::<u128>(&mut self.v6, &mut self.store, source, ids, nlri),
         }
     }
 
@@ -344,10 +355,11 @@ fn withdraw_all<A: Address>(
     table: &mut Table<A>,
     store: &mut Store,
     source: SourceId,
+    ids: bool,
     mut nlri: &[u8],
 ) -> Result<(), Notification> {
-    while let Some((addr, len)) = next_prefix::<A>(&mut nlri)? {
-        table.withdraw(store, source, (addr, len, 0));
+    while let Some(route) = next_route::<A>(&mut nlri, ids)? {
+        table.withdraw(store, source, route);
     }
     Ok(())
 }
@@ -400,7 +412,7 @@ impl Arrival<'_> {
         // Without a policy the verdict is the same for all.
         let common = store.get(self.attr).and_then(|a| a.reject).map_or(0, RejectReason::code);
         let small = store.get(self.attr).is_some_and(|a| a.blob.len() <= REJECTED_OCTETS);
-        while let Some((addr, len)) = next_prefix::<A>(&mut nlri)? {
+        while let Some((addr, len, id)) = next_route::<A>(&mut nlri, self.ids)? {
             let verdict = match self.policy {
                 None => common,
                 policy => verdict(addr, len, self.attr, store, policy),
@@ -409,25 +421,31 @@ impl Arrival<'_> {
                 rejected += 1;
                 if !small || table.held(self.source).rejected() >= REJECTED_KEPT {
                     unkept += 1;
-                    table.withdraw(store, self.source, (addr, len, 0));
+                    table.withdraw(store, self.source, (addr, len, id));
                     continue;
                 }
-                self.note(table, rejections, addr, len, verdict);
+                self.note(table, rejections, (addr, len, id), verdict);
             }
-            table.announce(store, self.source, (addr, len, 0), self.attr, verdict);
+            table.announce(store, self.source, (addr, len, id), self.attr, verdict);
         }
         Ok((rejected, unkept))
     }
 
     /// Remembers that a route is rejected, before the table knows.
     #[cold]
-    fn note<A: Address>(&self, table: &Table<A>, all: &mut Rejections, addr: A, len: u8, verdict: u8) {
+    fn note<A: Address>(
+        &self,
+        table: &Table<A>,
+        all: &mut Rejections,
+        (addr, len, id): (A, u8, u32),
+        verdict: u8,
+    ) {
         let Some(reason) = RejectReason::from_code(verdict) else { return };
         let held = |addr, len, path_id| table.verdict_of(self.source, (addr, len, path_id));
         all.prune(self.source, |prefix, path_id| {
             A::of_prefix(prefix).is_some_and(|(addr, len)| held(addr, len, path_id).flatten().is_some())
         });
-        let before = held(addr, len, 0).flatten();
-        all.note(self.source, (addr.prefix(len), 0), reason, before, self.now);
+        let before = held(addr, len, id).flatten();
+        all.note(self.source, (addr.prefix(len), id), reason, before, self.now);
     }
 }

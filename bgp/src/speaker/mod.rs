@@ -25,7 +25,7 @@ use ahash::RandomState;
 
 use crate::attributes::Own;
 use crate::egress::{Log, Outbox};
-use crate::message::{GracefulRestart, HEADER_LEN, Notification, Open, cease, frame};
+use crate::message::{AddPath, GracefulRestart, HEADER_LEN, Notification, Open, cease, frame};
 use crate::peer::{Dial, Origin, Peer, Totals};
 use crate::policy::ImportPolicy;
 use crate::reflect::Batch;
@@ -94,6 +94,8 @@ struct Conn {
     /// The BFD session that was asked for.
     bfd: Option<bfd::settings::Settings>,
     uid: u64,
+    /// Families whose incoming routes carry path identifiers.
+    ids: [bool; 2],
     policy: Option<Arc<ImportPolicy>>,
     established_at: Millis,
     /// Families of which the peer has sent everything: End-of-RIB came, or none is to come.
@@ -125,6 +127,8 @@ pub struct Speaker {
     originated: BTreeSet<Prefix>,
     log: Log,
     batch: Batch,
+    /// One for each number of paths that some session is sent.
+    path_batches: Vec<Batch>,
     /// What is known of rejected routes, by [`crate::types::Family::index`].
     rejections: [Rejections; 2],
     actions: VecDeque<Action>,
@@ -168,6 +172,7 @@ impl Speaker {
             originated: BTreeSet::new(),
             log: Log::default(),
             batch: Batch::default(),
+            path_batches: Vec::new(),
             rejections: Default::default(),
             actions: VecDeque::new(),
             refused: BTreeMap::new(),
@@ -251,6 +256,7 @@ impl Speaker {
             source: None,
             bfd: None,
             uid: 0,
+            ids: [false; 2],
             policy,
             established_at: 0,
             ended: [false; 2],
@@ -277,6 +283,7 @@ impl Speaker {
     }
 
     fn our_open(&self, key: &PeerKey) -> Open {
+        let offer = self.peers.get(key).map(Peer::add_path).unwrap_or_default();
         let hold_secs = match self.peers.get(key).map(|p| &p.origin) {
             Some(Origin::Named(n)) => n.hold_time_secs,
             _ => self.config.hold_time_secs,
@@ -299,6 +306,7 @@ impl Speaker {
             enhanced_refresh: true,
             extended: true,
             graceful_restart,
+            add_path: [AddPath { receive: offer.receive, send: offer.send > 0 }; 2],
         }
     }
 

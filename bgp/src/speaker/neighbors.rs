@@ -107,6 +107,7 @@ impl Speaker {
             client: group.route_reflector_client,
             remote_asn: group.remote_asn,
             policy,
+            add_path: group.options.add_path,
         })
     }
 
@@ -118,7 +119,7 @@ impl Speaker {
         let key = conn.peer.clone();
         let Some(peer) = self.peers.get(&key) else { return };
         let (address, client, kept) = (peer.address, peer.client(), peer.source);
-        let fail_static = peer.fail_static_secs() > 0;
+        let (fail_static, send_paths) = (peer.fail_static_secs() > 0, peer.add_path().send);
         let router_id = negotiated.peer.router_id;
         let same = kept
             .filter(|s| self.sources.get(*s).is_some_and(|s| s.router_id == router_id && s.client == client));
@@ -146,7 +147,10 @@ impl Speaker {
             conn.established_at = now;
             conn.ended = negotiated.families.map(|on| !on || negotiated.graceful_restart.is_none());
             let families = negotiated.families;
-            conn.out.join(Member { uid, client, families, extended: negotiated.extended }, head);
+            conn.ids = negotiated.add_path.map(|a| a.receive);
+            let paths = negotiated.add_path.map(|a| if a.send { send_paths } else { 0 });
+            let extended = negotiated.extended;
+            conn.out.join(Member { uid, client, families, extended, paths }, head);
             conn.out.snapshot = families.map(|on| on.then_some(0));
             if !restarting {
                 conn.out.end_of_rib = families.map(|on| on.then_some(head));
@@ -168,6 +172,7 @@ impl Speaker {
         if negotiated.graceful_restart.is_none_or(|gr| gr.restarted) {
             self.no_longer_expected(address);
         }
+        self.settle_paths();
         if let Some(Some(conn)) = self.conns.get(slot) {
             let deadline = conn.session.deadline();
             self.wake(deadline);
@@ -271,6 +276,9 @@ impl Speaker {
             }
             self.publish |= self.config.publish_best_paths;
             self.remembered_version += 1;
+        }
+        if conn.session.negotiated().is_some_and(|n| n.add_path.iter().any(|a| a.send)) {
+            self.settle_paths();
         }
         if let Dial::At(at) = retry {
             self.wake(at);
@@ -398,9 +406,9 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let same_kind = match (&peer.origin, &origin) {
             (
-                Origin::Dynamic { client, remote_asn, policy, .. },
-                Origin::Dynamic { client: c, remote_asn: r, policy: p, .. },
-            ) => client == c && remote_asn == r && policy.is_some() == p.is_some(),
+                Origin::Dynamic { client, remote_asn, policy, add_path, .. },
+                Origin::Dynamic { client: c, remote_asn: r, policy: p, add_path: a, .. },
+            ) => client == c && remote_asn == r && policy.is_some() == p.is_some() && add_path == a,
             _ => false,
         };
         let policy_changed = match (peer.policy(), &origin) {

@@ -6,8 +6,9 @@ use super::{ConnId, Speaker};
 use crate::egress::{Behind, Log, Member, SLICES};
 use crate::message::Address;
 use crate::reflect::{Audience, Batch};
-use crate::rib::{Change, Table};
+use crate::rib::{Change, PathChange, Table};
 use crate::session::Millis;
+use crate::settings::AddPathOptions;
 use crate::store::{Sources, Store};
 use crate::types::Family;
 
@@ -20,24 +21,38 @@ impl Speaker {
     /// Decides everything that changed and puts it into the log.
     pub fn flush(&mut self) {
         if self.v4.is_dirty() || self.v6.is_dirty() {
-            let mut behind: Vec<&mut Behind> =
-                self.conns.iter_mut().flatten().filter_map(|c| c.out.behind.as_deref_mut()).collect();
+            let mut behind: Vec<([u8; 2], &mut Behind)> = self
+                .conns
+                .iter_mut()
+                .flatten()
+                .filter_map(|c| Some((c.out.member()?.paths, c.out.behind.as_deref_mut()?)))
+                .collect();
             let (store, sources, batch, log) =
                 (&mut self.store, &self.sources, &mut self.batch, &mut self.log);
             let before = log.head();
+            flush_paths(&mut self.v4, store, sources, &mut self.path_batches, log, |c| {
+                for (_, b) in behind.iter_mut().filter(|(paths, _)| paths[0] > 0) {
+                    b.v4.insert((c.addr, c.len, c.id));
+                }
+            });
+            flush_paths(&mut self.v6, store, sources, &mut self.path_batches, log, |c| {
+                for (_, b) in behind.iter_mut().filter(|(paths, _)| paths[1] > 0) {
+                    b.v6.insert((c.addr, c.len, c.id));
+                }
+            });
             // Both are asked: what was stale and came again as it was changes nothing else.
             let fresh = self.v4.take_freshened() | self.v6.take_freshened();
             self.publish |= fresh && self.config.publish_best_paths;
             let mut changed = self.published.notes(self.config.publish_best_paths && !self.publish);
             flush_table(&mut self.v4, store, sources, batch, log, |change| {
-                for b in &mut behind {
-                    b.v4.insert((change.addr, change.len));
+                for (_, b) in behind.iter_mut().filter(|(paths, _)| paths[0] == 0) {
+                    b.v4.insert((change.addr, change.len, 0));
                 }
                 changed.note(change.addr, change.len);
             });
             flush_table(&mut self.v6, store, sources, batch, log, |change| {
-                for b in &mut behind {
-                    b.v6.insert((change.addr, change.len));
+                for (_, b) in behind.iter_mut().filter(|(paths, _)| paths[1] == 0) {
+                    b.v6.insert((change.addr, change.len, 0));
                 }
                 changed.note(change.addr, change.len);
             });
@@ -109,7 +124,8 @@ impl Speaker {
     fn refill(&mut self, slot: usize) {
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
         let Some(member) = conn.out.member().copied() else { return };
-        let (store, sources, batch) = (&self.store, &self.sources, &mut self.batch);
+        let (store, sources) = (&self.store, &self.sources);
+        let mut batches = Batches { best: &mut self.batch, paths: &mut self.path_batches };
         let mut pieces = Vec::new();
         let small = self.v4.scan_bound() <= SCAN && self.v6.scan_bound() <= SCAN;
         let at_once = conn.out.take_fresh() && small;
@@ -122,8 +138,8 @@ impl Speaker {
         for family in scanning.iter().take(if at_once { 2 } else { 1 }) {
             let from = conn.out.snapshot[family.index()].unwrap_or(0);
             let next = match family {
-                Family::Ipv4 => scan(&self.v4, from, store, sources, batch, &member, &mut pieces),
-                Family::Ipv6 => scan(&self.v6, from, store, sources, batch, &member, &mut pieces),
+                Family::Ipv4 => scan(&self.v4, from, store, sources, &mut batches, &member, &mut pieces),
+                Family::Ipv6 => scan(&self.v6, from, store, sources, &mut batches, &member, &mut pieces),
             };
             conn.out.snapshot[family.index()] = next;
             if next.is_none() {
@@ -138,10 +154,10 @@ impl Speaker {
         if scanning.is_empty()
             && let Some(mut behind) = conn.out.behind.take()
         {
-            let v4: Vec<(u32, u8)> = behind.v4.extract_if(|_| true).take(CATCH_UP).collect();
-            catch_up(&self.v4, &v4, store, sources, batch, &member, &mut pieces);
-            let v6: Vec<(u128, u8)> = behind.v6.extract_if(|_| true).take(CATCH_UP).collect();
-            catch_up(&self.v6, &v6, store, sources, batch, &member, &mut pieces);
+            let v4: Vec<(u32, u8, u32)> = behind.v4.extract_if(|_| true).take(CATCH_UP).collect();
+            catch_up(&self.v4, &v4, store, sources, &mut batches, &member, &mut pieces);
+            let v6: Vec<(u128, u8, u32)> = behind.v6.extract_if(|_| true).take(CATCH_UP).collect();
+            catch_up(&self.v6, &v6, store, sources, &mut batches, &member, &mut pieces);
             if behind.v4.is_empty() && behind.v6.is_empty() {
                 conn.out.catch_up(&self.log);
             } else {
@@ -151,6 +167,62 @@ impl Speaker {
         for piece in pieces {
             conn.out.bulk(piece);
         }
+    }
+
+    /// Has paths ranked for as many as some session is sent, and no further.
+    pub(super) fn settle_paths(&mut self) {
+        let members = self.conns.iter().flatten().filter_map(|c| c.out.member());
+        let mut wanted: Vec<u8> = members.flat_map(|m| m.paths).filter(|n| *n > 0).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        if wanted.is_empty() && self.path_batches.is_empty() {
+            return;
+        }
+        self.flush();
+        self.path_batches.retain(|b| wanted.contains(&b.paths()));
+        for n in &wanted {
+            if !self.path_batches.iter().any(|b| b.paths() == *n) {
+                self.path_batches.push(Batch::with_paths(*n));
+            }
+        }
+        let ordered = wanted.iter().filter(|n| **n < AddPathOptions::ALL).max().copied().unwrap_or(0);
+        let depth = (!wanted.is_empty()).then_some(ordered);
+        self.v4.rank_paths(depth, &self.store, &self.sources);
+        self.v6.rank_paths(depth, &self.store, &self.sources);
+    }
+}
+
+/// The batches that encode for one session at a time.
+struct Batches<'a> {
+    best: &'a mut Batch,
+    paths: &'a mut [Batch],
+}
+
+impl Batches<'_> {
+    /// The batch for sessions that are sent so many paths; `None`: for those that are sent the best.
+    fn of(&mut self, paths: u8) -> Option<&mut Batch> {
+        self.paths.iter_mut().find(|b| b.paths() == paths)
+    }
+}
+
+/// Ranks the paths of one table and puts what changed into the log, for each number of paths that is sent.
+fn flush_paths<A: Address>(
+    table: &mut Table<A>,
+    store: &Store,
+    sources: &Sources,
+    batches: &mut [Batch],
+    log: &mut Log,
+    mut each: impl FnMut(&PathChange<A>),
+) {
+    if batches.is_empty() {
+        return;
+    }
+    table.flush_paths(store, sources, |change| {
+        each(&change);
+        batches.iter_mut().for_each(|b| b.path_change(sources, &change));
+    });
+    for batch in batches {
+        batch.drain::<A>(store, |chunk| log.push(chunk));
     }
 }
 
@@ -175,10 +247,22 @@ fn scan<A: Address>(
     from: usize,
     store: &Store,
     sources: &Sources,
-    batch: &mut Batch,
+    batches: &mut Batches<'_>,
     member: &Member,
     pieces: &mut Vec<bytes::Bytes>,
 ) -> Option<usize> {
+    if let Some(batch) = batches.of(member.paths[A::FAMILY.index()]) {
+        let next = table.scan_paths(from, SCAN, |addr, len, id, attr, rank| {
+            let audience = store.source(attr).map(|s| Audience::of(sources, s));
+            if let Some(audience) = audience.filter(|a| batch.sends(rank) && a.has(member.uid, member.client))
+            {
+                batch.announce_path(attr, audience, addr, len, id);
+            }
+        });
+        batch.drain::<A>(store, |chunk| pieces.extend(member.gets(&chunk).then_some(chunk.bytes)));
+        return next;
+    }
+    let batch = &mut *batches.best;
     let next = table.scan(from, SCAN, |addr, len, attr| {
         let Some(source) = store.source(attr) else { return };
         let audience = Audience::of(sources, source);
@@ -192,14 +276,27 @@ fn scan<A: Address>(
 
 fn catch_up<A: Address>(
     table: &Table<A>,
-    prefixes: &[(A, u8)],
+    prefixes: &[(A, u8, u32)],
     store: &Store,
     sources: &Sources,
-    batch: &mut Batch,
+    batches: &mut Batches<'_>,
     member: &Member,
     pieces: &mut Vec<bytes::Bytes>,
 ) {
-    for (addr, len) in prefixes {
+    if let Some(batch) = batches.of(member.paths[A::FAMILY.index()]) {
+        for (addr, len, id) in prefixes {
+            let path = table.ranked_path(*addr, *len, *id).filter(|(_, rank)| batch.sends(*rank));
+            let audience =
+                path.and_then(|(attr, _)| Some((attr, Audience::of(sources, store.source(attr)?))));
+            match audience.filter(|(_, audience)| audience.has(member.uid, member.client)) {
+                Some((attr, audience)) => batch.announce_path(attr, audience, *addr, *len, *id),
+                None => batch.withdraw_path(Audience::Only(member.uid), *addr, *len, *id),
+            }
+        }
+        return batch.drain::<A>(store, |chunk| pieces.extend(member.gets(&chunk).then_some(chunk.bytes)));
+    }
+    let batch = &mut *batches.best;
+    for (addr, len, _) in prefixes {
         let attr = table.advertised(*addr, *len);
         let audience = attr.and_then(|a| Some((a, Audience::of(sources, store.source(a)?))));
         match audience.filter(|(_, audience)| audience.has(member.uid, member.client)) {

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Conn, Speaker};
+use crate::egress::Member;
 use crate::message::Address;
 use crate::peer::{Dial, Origin, Peer, Totals};
 use crate::policy::RejectReason;
+use crate::reflect::Audience;
 use crate::rib::{Held, PathInfo, Table};
 use crate::session::{Millis, State};
 use crate::store::SourceId;
@@ -48,6 +50,7 @@ impl Speaker {
                 group: g.name.clone(),
                 client: g.route_reflector_client,
                 remote_asn: g.remote_asn,
+                add_path: g.options.add_path,
                 policy: Some(policy.clone().into()),
             };
             let peer = Peer::new(crate::types::PeerKey::Dynamic(address), address, origin, self.started_at);
@@ -122,11 +125,29 @@ impl Speaker {
         let mut sum = 0;
         for (id, source) in self.sources.iter() {
             let gets = source.uid != member.uid && (member.client || source.client || source.is_local());
-            for (on, held) in [(member.families[0], self.v4.held(id)), (member.families[1], self.v6.held(id))]
-            {
-                sum += if gets && on { u64::from(held.advertised) } else { 0 };
+            for (i, held) in [(0, self.v4.held(id)), (1, self.v6.held(id))] {
+                sum += if gets && member.families[i] && member.paths[i] == 0 {
+                    u64::from(held.advertised)
+                } else {
+                    0
+                };
             }
         }
+        sum + self.paths_sent_to(&self.v4, member) + self.paths_sent_to(&self.v6, member)
+    }
+
+    /// Paths that are advertised to a session with their identifiers.
+    fn paths_sent_to<A: Address>(&self, table: &Table<A>, member: &Member) -> u64 {
+        let Some(batch) = self.path_batches.iter().find(|b| b.paths() == member.paths[A::FAMILY.index()])
+        else {
+            return 0;
+        };
+        let mut sum = 0;
+        table.scan_paths(0, usize::MAX, |_, _, _, attr, rank| {
+            let audience = self.store.source(attr).map(|s| Audience::of(&self.sources, s));
+            let sent = batch.sends(rank) && audience.is_some_and(|a| a.has(member.uid, member.client));
+            sum += u64::from(sent);
+        });
         sum
     }
 
@@ -207,6 +228,7 @@ impl Speaker {
             origin: origin(a.origin).to_string(),
             communities: a.communities().iter().map(|c| format!("{}:{}", c >> 16, c & 0xffff)).collect(),
             as_path: a.as_path(),
+            path_id: info.path_id,
             accepted: info.rejected.is_none(),
             stale: info.stale,
         })
@@ -305,6 +327,8 @@ fn capabilities(n: &crate::session::Negotiated) -> Vec<String> {
         (n.enhanced_refresh, "enhanced-route-refresh"),
         (n.extended, "extended-message"),
         (n.graceful_restart.is_some(), "graceful-restart"),
+        (n.add_path.iter().any(|a| a.receive), "add-path-receive"),
+        (n.add_path.iter().any(|a| a.send), "add-path-send"),
     ];
     named.iter().filter(|(on, _)| *on).map(|(_, name)| name.to_string()).collect()
 }

@@ -1,5 +1,6 @@
 //! The whole speaker against small peers made of octets, with virtual time.
 
+mod add_path;
 mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -78,6 +79,7 @@ fn open_of(router_id: Ipv4Addr, graceful_restart: Option<GracefulRestart>) -> Ve
         enhanced_refresh: false,
         extended: false,
         graceful_restart,
+        add_path: [AddPath::default(); 2],
     };
     let mut out = Vec::new();
     open.encode(&mut out);
