@@ -14,7 +14,7 @@
 //! 7. [`explain`], [`rejections`]: for people who ask why.
 //!
 //! Only internal peers with four-octet AS numbers are served: another AS is refused with 2/2, a peer without
-//! RFC 6793 with 2/7. Absent so far: LLGR towards others, ADD-PATH, TCP-MD5, BMP and MRT.
+//! RFC 6793 with 2/7. Absent so far: LLGR, BMP and MRT.
 
 pub mod attributes;
 pub mod best_path;

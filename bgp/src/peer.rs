@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::message::GracefulRestart;
 use crate::policy::ImportPolicy;
 use crate::session::{End, Millis};
-use crate::settings::{AddPathOptions, Neighbor};
+use crate::settings::{AddPathOptions, Neighbor, PeerOptions};
 use crate::store::SourceId;
 use crate::types::PeerKey;
 
@@ -49,8 +49,8 @@ pub enum Origin {
         remote_asn: u32,
         /// What it may send; `None`: everything.
         policy: Option<Arc<ImportPolicy>>,
-        /// What of ADD-PATH it is offered.
-        add_path: AddPathOptions,
+        /// What holds for its sessions.
+        options: PeerOptions,
     },
 }
 
@@ -158,12 +158,17 @@ impl Peer {
         }
     }
 
+    /// What holds for its sessions.
+    pub fn options(&self) -> &PeerOptions {
+        match &self.origin {
+            Origin::Named(n) => &n.options,
+            Origin::Dynamic { options, .. } => options,
+        }
+    }
+
     /// What of ADD-PATH it is offered.
     pub fn add_path(&self) -> AddPathOptions {
-        match &self.origin {
-            Origin::Named(n) => n.options.add_path,
-            Origin::Dynamic { add_path, .. } => *add_path,
-        }
+        self.options().add_path
     }
 
     /// The AS number that it must have.

@@ -111,6 +111,9 @@ pub struct PeerOptions {
     pub guard: Guard,
     /// What of ADD-PATH is offered.
     pub add_path: AddPathOptions,
+    /// How many accepted paths of one family it may hold before the session ends with Cease/1 (RFC 4486); an
+    /// admission's own limit holds beside it. `None`: any number.
+    pub max_prefixes: Option<u32>,
 }
 
 /// What of ADD-PATH is offered to a neighbour, for both families (RFC 7911).

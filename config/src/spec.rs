@@ -149,6 +149,9 @@ resource! {
         add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
         /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
         add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
+        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486), three quarters warn.
+        max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
+            Fallback::Derived("none beyond what an admission says", |_| Some(None));
     }
 }
 
@@ -181,6 +184,9 @@ resource! {
         add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
         /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
         add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
+        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486), three quarters warn.
+        max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
+            Fallback::Derived("none beyond what an admission says", |_| Some(None));
     }
 }
 

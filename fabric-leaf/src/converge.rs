@@ -253,6 +253,7 @@ pub fn configured(peers: &[config::Object<config::BgpPeer>]) -> Result<Vec<Neigh
                         receive: peer.add_path_receive,
                         send: peer.add_path_send.count(),
                     },
+                    max_prefixes: peer.max_prefixes,
                 },
                 ..Neighbor::new(name, peer.address, peer.remote_asn)
             })

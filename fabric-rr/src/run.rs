@@ -326,6 +326,7 @@ fn neighbors(config: &config::Hub) -> Result<Vec<Neighbor>, RunError> {
                         receive: peer.add_path_receive,
                         send: peer.add_path_send.count(),
                     },
+                    max_prefixes: peer.max_prefixes,
                 },
                 ..Neighbor::new(name, peer.address, peer.remote_asn)
             })
@@ -342,7 +343,8 @@ fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
             let what = format!("BGPDynamicPeer/{}", object.name);
             let guard = guard(&what, key, object.spec.max_hops).map_err(start_error)?;
             let (receive, send) = (object.spec.add_path_receive, object.spec.add_path_send.count());
-            Ok(PeerOptions { guard, add_path: AddPathOptions { receive, send } })
+            let max_prefixes = object.spec.max_prefixes;
+            Ok(PeerOptions { guard, add_path: AddPathOptions { receive, send }, max_prefixes })
         })
         .collect()
 }

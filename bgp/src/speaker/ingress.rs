@@ -6,6 +6,7 @@ use super::Speaker;
 use crate::attributes::{Attributes, Read, mp_reach, mp_unreach};
 use crate::malformed::Section;
 use crate::message::{Address, Notification, Refresh, Update, cease, next_route};
+use crate::peer::STALE_AFTER_RETURN_SECS;
 use crate::policy::{ImportPolicy, RejectReason};
 use crate::rejections::Rejections;
 use crate::rib::Table;
@@ -239,12 +240,13 @@ impl Speaker {
         }
     }
 
-    /// An admitted neighbour that holds more than its admission allows must go (RFC 4486 subcode 1); at three
+    /// A neighbour that holds more than its admission or its options allow must go (RFC 4486 subcode 1); at three
     /// quarters of it there is a warning.
     pub(super) fn over_limit(&mut self, slot: usize) -> Result<(), Notification> {
         let Some(conn) = self.conn(slot) else { return Ok(()) };
-        let (Some(policy), Some(source)) = (&conn.policy, conn.source) else { return Ok(()) };
-        let max_prefixes = policy.max_prefixes;
+        let limits = [conn.policy.as_ref().map(|p| p.max_prefixes), conn.max_prefixes];
+        let Some(max_prefixes) = limits.into_iter().flatten().min() else { return Ok(()) };
+        let Some(source) = conn.source else { return Ok(()) };
         let flood = conn.unkept > REJECTIONS_LIMIT;
         let mut most = 0;
         for (family, held) in [(Family::Ipv4, self.v4.held(source)), (Family::Ipv6, self.v6.held(source))] {
@@ -316,11 +318,20 @@ impl Speaker {
                 }
                 conn.out.snapshot[family.index()] = Some(0);
             }
-            Refresh::Begin if enhanced => match family {
-                Family::Ipv4 => self.v4.mark_stale(source),
-                Family::Ipv6 => self.v6.mark_stale(source),
-            },
-            Refresh::End if enhanced => self.purge_family(source, family, true),
+            Refresh::Begin if enhanced => {
+                // The end that never comes must not keep what is stale for ever (RFC 7313 section 4).
+                let until = self.now + STALE_AFTER_RETURN_SECS * 1000;
+                conn.refresh_until[family.index()] = Some(until);
+                self.wake(until);
+                match family {
+                    Family::Ipv4 => self.v4.mark_stale(source),
+                    Family::Ipv6 => self.v6.mark_stale(source),
+                }
+            }
+            Refresh::End if enhanced => {
+                conn.refresh_until[family.index()] = None;
+                self.purge_family(source, family, true);
+            }
             Refresh::Begin | Refresh::End => {}
         }
     }

@@ -34,7 +34,7 @@ use crate::rib::Table;
 use crate::session::{End, Event, Millis, Session, State};
 use crate::settings::{DynamicPeers, Guard, Liveness, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
-use crate::types::{PeerKey, Prefix};
+use crate::types::{Family, PeerKey, Prefix};
 
 /// A connection; never the same for two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +96,9 @@ struct Conn {
     uid: u64,
     /// Families whose incoming routes carry path identifiers.
     ids: [bool; 2],
+    /// Until when a refresh that the peer has begun may last, by family.
+    refresh_until: [Option<Millis>; 2],
+    max_prefixes: Option<u32>,
     policy: Option<Arc<ImportPolicy>>,
     established_at: Millis,
     /// Families of which the peer has sent everything: End-of-RIB came, or none is to come.
@@ -236,9 +239,9 @@ impl Speaker {
                 self.stop(slot, Notification::cease(cease::CONNECTION_COLLISION), now);
             }
         }
-        let (remote_asn, policy) = match self.peers.get(&key) {
-            Some(peer) => (peer.remote_asn(), peer.policy().cloned()),
-            None => (self.config.asn, None),
+        let (remote_asn, policy, max_prefixes) = match self.peers.get(&key) {
+            Some(peer) => (peer.remote_asn(), peer.policy().cloned(), peer.options().max_prefixes),
+            None => (self.config.asn, None, None),
         };
         let mut first = Vec::new();
         let session = Session::start(self.our_open(&key), remote_asn, now, &mut first);
@@ -257,6 +260,8 @@ impl Speaker {
             bfd: None,
             uid: 0,
             ids: [false; 2],
+            refresh_until: [None; 2],
+            max_prefixes,
             policy,
             established_at: 0,
             ended: [false; 2],
@@ -467,7 +472,22 @@ impl Speaker {
         }
     }
 
+    /// Ends the refreshes of a peer that has not ended them itself.
+    fn tick_refresh(&mut self, slot: usize, now: Millis) {
+        for family in Family::ALL {
+            let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
+            let until = &mut conn.refresh_until[family.index()];
+            let over = until.take_if(|until| *until <= now).is_some();
+            let (next, source) = (*until, conn.source);
+            if let (true, Some(source)) = (over, source) {
+                self.purge_family(source, family, true);
+            }
+            self.wake(next.unwrap_or(Millis::MAX));
+        }
+    }
+
     fn tick_conn(&mut self, slot: usize, now: Millis) {
+        self.tick_refresh(slot, now);
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
         let mut out = Vec::new();
         let event = conn.session.tick(now, &mut out);

@@ -107,7 +107,7 @@ impl Speaker {
             client: group.route_reflector_client,
             remote_asn: group.remote_asn,
             policy,
-            add_path: group.options.add_path,
+            options: group.options.clone(),
         })
     }
 
@@ -406,9 +406,9 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let same_kind = match (&peer.origin, &origin) {
             (
-                Origin::Dynamic { client, remote_asn, policy, add_path, .. },
-                Origin::Dynamic { client: c, remote_asn: r, policy: p, add_path: a, .. },
-            ) => client == c && remote_asn == r && policy.is_some() == p.is_some() && add_path == a,
+                Origin::Dynamic { client, remote_asn, policy, options, .. },
+                Origin::Dynamic { client: c, remote_asn: r, policy: p, options: o, .. },
+            ) => client == c && remote_asn == r && policy.is_some() == p.is_some() && options == o,
             _ => false,
         };
         let policy_changed = match (peer.policy(), &origin) {

@@ -50,7 +50,7 @@ impl Speaker {
                 group: g.name.clone(),
                 client: g.route_reflector_client,
                 remote_asn: g.remote_asn,
-                add_path: g.options.add_path,
+                options: g.options.clone(),
                 policy: Some(policy.clone().into()),
             };
             let peer = Peer::new(crate::types::PeerKey::Dynamic(address), address, origin, self.started_at);

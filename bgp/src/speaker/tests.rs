@@ -1,6 +1,7 @@
 //! The whole speaker against small peers made of octets, with virtual time.
 
 mod add_path;
+mod protocol;
 mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

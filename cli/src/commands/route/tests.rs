@@ -31,6 +31,7 @@ fn overlay(n: u8) -> Ipv4Addr {
 fn connect(speaker: &mut Speaker, n: u8) -> ConnId {
     let id = speaker.connected(overlay(n).into(), Direction::In, 0).expect("admitted");
     let open = Open {
+        add_path: Default::default(),
         asn: ASN,
         hold_secs: 0,
         router_id: overlay(n).into(),
