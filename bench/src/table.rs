@@ -199,9 +199,11 @@ fn series(lines: &str) -> Series {
     found
 }
 
-/// Ratios of ours to a peer, round by round: least, median, most. Rounds alternate, so pairs share the machine's mood.
-fn ratios(ours: &[f64], peer: &[f64]) -> Option<[f64; 3]> {
-    let mut all: Vec<f64> = ours.iter().zip(peer).map(|(o, p)| p / o).collect();
+/// How many times better ours is than a peer, round by round: least, median, most. Rounds alternate, so pairs share
+/// the machine's mood.
+fn ratios(ours: &[f64], peer: &[f64], more_is_better: bool) -> Option<[f64; 3]> {
+    let ratio = |(o, p): (&f64, &f64)| if more_is_better { o / p } else { p / o };
+    let mut all: Vec<f64> = ours.iter().zip(peer).map(ratio).collect();
     let cell = cell(&mut all)?;
     Some([cell.least, cell.median, cell.most])
 }
@@ -214,7 +216,8 @@ pub fn agreement(own: &str, other: &str, ours: &str, tolerance: f64) -> Vec<Agre
     for ((size, key), names) in &own {
         let Some(others) = other.get(&(size.clone(), key.clone())) else { continue };
         for peer in names.keys().filter(|name| *name != ours) {
-            let by = |set: &BTreeMap<String, Vec<f64>>| ratios(set.get(ours)?, set.get(peer)?);
+            let more = key.ends_with("per_s");
+            let by = |set: &BTreeMap<String, Vec<f64>>| ratios(set.get(ours)?, set.get(peer)?, more);
             let (Some(own), Some(other)) = (by(names), by(others)) else { continue };
             let wide = |r: &[f64; 3]| (r[0] / (1.0 + tolerance), r[2] * (1.0 + tolerance));
             let (a, b) = (wide(&own), wide(&other));
@@ -283,5 +286,10 @@ mod tests {
         assert!((found[0].own[0] - 5.0).abs() < 1e-9 && (found[0].own[2] - 6.0).abs() < 1e-9);
         assert!(!agreement(&own, &far, "ours", 0.25)[0].agree);
         assert!(agreement(&own, "", "ours", 0.25).is_empty());
+        let churn = |name, value| outcome(name, Scenario::Churn, "deliveries_per_s", value);
+        let lines = [churn("ours", 8e6), churn("bird", 2e6)]
+            .map(|o| serde_json::to_string(&o).unwrap() + "\n")
+            .concat();
+        assert_eq!(agreement(&lines, &lines, "ours", 0.25)[0].own, [4.0; 3], "more is better");
     }
 }
