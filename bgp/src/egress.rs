@@ -21,6 +21,9 @@ use crate::types::Family;
 /// Slices that one write gathers at most.
 pub const SLICES: usize = 64;
 
+/// What keeping a chunk costs beside its octets: its entry, the allocation's header, the reference count.
+const CHUNK_COST: usize = 128;
+
 /// The shared log. Positions grow for ever and are never reused.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -37,7 +40,7 @@ impl Log {
 
     /// Appends a chunk.
     pub fn push(&mut self, chunk: Chunk) {
-        self.bytes += chunk.bytes.len();
+        self.bytes += chunk.bytes.len() + CHUNK_COST;
         self.chunks.push_back(chunk);
     }
 
@@ -52,7 +55,7 @@ impl Log {
         while self.base < to
             && let Some(chunk) = self.chunks.pop_front()
         {
-            self.bytes -= chunk.bytes.len();
+            self.bytes -= chunk.bytes.len() + CHUNK_COST;
             self.base += 1;
         }
         if self.chunks.is_empty() && self.chunks.capacity() > 4096 {
@@ -60,7 +63,7 @@ impl Log {
         }
     }
 
-    /// Octets held.
+    /// Octets held, with what keeping them costs.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -69,7 +72,7 @@ impl Log {
     pub fn last_bytes(&self, bytes: usize) -> u64 {
         let mut sum = 0;
         let kept = self.chunks.iter().rev().take_while(|c| {
-            sum += c.bytes.len();
+            sum += c.bytes.len() + CHUNK_COST;
             sum <= bytes
         });
         self.head() - kept.count() as u64
@@ -322,6 +325,16 @@ impl Outbox {
 }
 
 impl Behind {
+    /// How many prefixes there are.
+    pub fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Adds every prefix that our own messages in `bytes` name.
     fn add(&mut self, bytes: &[u8], ids: bool) {
         let mut rest = bytes;

@@ -189,6 +189,11 @@ impl Batch {
         })
     }
 
+    /// How many attribute sets the announcements have.
+    pub fn sets(&self) -> usize {
+        self.announce.len()
+    }
+
     /// Whether nothing was taken in.
     pub fn is_empty(&self) -> bool {
         self.announce.is_empty() && self.withdraw.is_empty()

@@ -87,6 +87,15 @@ pub struct Change<A> {
     pub new: Option<AttrId>,
 }
 
+/// Whether [`Table::scan`] goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// More is welcome.
+    On,
+    /// This piece is large enough.
+    Enough,
+}
+
 /// One path, for showing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathInfo {
@@ -483,13 +492,22 @@ impl<A: Address> Table<A> {
         self.nets[self.find(addr, len)? as usize].advertised.some()
     }
 
-    /// Up to `count` entries from number `from`: every advertised prefix among them goes to `each`. Returns where
-    /// to go on, `None` at the end. Prefixes that change meanwhile may be left out; the log has them.
-    pub fn scan(&self, from: usize, count: usize, mut each: impl FnMut(A, u8, AttrId)) -> Option<usize> {
-        let to = self.nets.len().min(from + count);
-        for net in self.nets.get(from..to)? {
-            if let Some(attr) = net.advertised.some() {
-                each(net.addr, net.len, attr);
+    /// Up to `count` entries from number `from`, or fewer when `each` says that it has enough: every advertised
+    /// prefix among them goes to `each`. Returns where to go on, `None` at the end. Prefixes that change meanwhile
+    /// may be left out; the log has them.
+    pub fn scan(
+        &self,
+        from: usize,
+        count: usize,
+        mut each: impl FnMut(A, u8, AttrId) -> Scan,
+    ) -> Option<usize> {
+        let mut to = self.nets.len().min(from + count);
+        for (i, net) in self.nets.get(from..to)?.iter().enumerate() {
+            if let Some(attr) = net.advertised.some()
+                && each(net.addr, net.len, attr) == Scan::Enough
+            {
+                to = from + i + 1;
+                break;
             }
         }
         (to < self.nets.len()).then_some(to)

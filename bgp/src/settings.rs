@@ -30,7 +30,7 @@ pub struct SpeakerConfig {
     pub publish_best_paths: bool,
     /// How many sessions, of all kinds, may be there at once; default 10,000.
     pub session_limit: usize,
-    /// Octets that the shared log may hold for sessions that lag, default 64 MiB. A session further behind is
+    /// Octets that the shared log may hold for sessions that lag, default 16 MiB. A session further behind is
     /// taken off the log and gets the latest state piece by piece.
     pub log_limit_bytes: usize,
 }
@@ -56,7 +56,7 @@ impl SpeakerConfig {
             restarting: None,
             publish_best_paths: false,
             session_limit: 10_000,
-            log_limit_bytes: 64 << 20,
+            log_limit_bytes: 16 << 20,
         }
     }
 }

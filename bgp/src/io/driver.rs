@@ -536,6 +536,7 @@ async fn flusher(shared: Rc<Shared>) {
 
 /// One flush, and everybody's writes; returns whether somebody has more to write.
 fn flush_and_write(shared: &Rc<Shared>, inner: &mut Inner) -> bool {
+    let timer_was = inner.speaker.deadline();
     inner.speaker.flush();
     let now = shared.now();
     let mut more = false;
@@ -552,7 +553,9 @@ fn flush_and_write(shared: &Rc<Shared>, inner: &mut Inner) -> bool {
         }
     }
     inner.speaker.trim_log();
-    let timer_was = inner.speaker.deadline();
+    if inner.speaker.deadline() < timer_was {
+        shared.timer.notify_one();
+    }
     for (id, how) in &broken {
         inner.speaker.closed(*id, how, now);
     }

@@ -308,6 +308,8 @@ impl Speaker {
         let Some(source) = conn.source.filter(|_| negotiated.families[family.index()]) else { return };
         let enhanced = negotiated.enhanced_refresh;
         match refresh {
+            // Asked again before the first piece went out: the answer will do for both.
+            Refresh::Request if conn.out.snapshot[family.index()] == Some(0) => {}
             Refresh::Request => {
                 // One that is under way starts over without another mark: a peer that asks and does not read
                 // must not make us keep a mark for each time that it asked.

@@ -107,6 +107,8 @@ struct Conn {
     unkept: u64,
     /// Whether it holds at least three quarters of what it may.
     near_limit: bool,
+    /// It takes nothing and has to be told more than is kept for it.
+    overrun: bool,
     totals: Totals,
 }
 
@@ -267,6 +269,7 @@ impl Speaker {
             ended: [false; 2],
             unkept: 0,
             near_limit: false,
+            overrun: false,
             totals: Totals::default(),
         };
         let slot = match self.free.pop() {
@@ -502,7 +505,9 @@ impl Speaker {
             conn.out.progress_at = now;
         }
         let deadline = conn.session.deadline().min(conn.out.progress_at + patience);
-        if now >= conn.out.progress_at + patience {
+        if conn.overrun {
+            self.stop(slot, Notification::cease(cease::OUT_OF_RESOURCES), now);
+        } else if now >= conn.out.progress_at + patience {
             self.stop(slot, Notification::new(8, 0, Vec::new()), now);
         } else {
             self.wake(deadline);

@@ -6,7 +6,7 @@ use super::{ConnId, Speaker};
 use crate::egress::{Behind, Log, Member, SLICES};
 use crate::message::Address;
 use crate::reflect::{Audience, Batch};
-use crate::rib::{Change, PathChange, Table};
+use crate::rib::{Change, PathChange, Scan, Table};
 use crate::session::Millis;
 use crate::settings::AddPathOptions;
 use crate::store::{Sources, Store};
@@ -14,8 +14,13 @@ use crate::types::Family;
 
 /// Prefixes of one piece of a table scan.
 const SCAN: usize = 16_384;
-/// Prefixes of one piece for a session that is off the log.
-const CATCH_UP: usize = 4_096;
+/// Attribute sets of one piece of a table scan: what bounds its octets, at most 4,096 for each set.
+const SCAN_SETS: usize = 512;
+/// Prefixes of one piece for a session that is off the log; each may have attributes of its own.
+const CATCH_UP: usize = 512;
+/// Paths that a session off the log may have to be told about, beyond twice those of the table. They are more
+/// than the table's when routes come and go: each may have to be withdrawn.
+const BEHIND_SPARE: usize = 65_536;
 
 impl Speaker {
     /// Decides everything that changed and puts it into the log.
@@ -58,6 +63,7 @@ impl Speaker {
             });
             if self.log.head() != before {
                 self.bound_log();
+                self.bound_behind();
             }
         }
         for source in std::mem::take(&mut self.ending) {
@@ -79,6 +85,18 @@ impl Speaker {
                 }
             }
             self.trim_log();
+        }
+    }
+
+    /// What must be told to a session that takes nothing is bounded too: one beyond it is ended by the next tick,
+    /// which is due at once.
+    fn bound_behind(&mut self) {
+        let most = 2 * (self.v4.path_count() + self.v6.path_count()) + BEHIND_SPARE;
+        for conn in self.conns.iter_mut().flatten() {
+            if conn.out.behind.as_ref().is_some_and(|b| b.len() > most) {
+                conn.overrun = true;
+                self.wake_at = 0;
+            }
         }
     }
 
@@ -128,14 +146,14 @@ impl Speaker {
         let mut batches = Batches { best: &mut self.batch, paths: &mut self.path_batches };
         let mut pieces = Vec::new();
         let small = self.v4.scan_bound() <= SCAN && self.v6.scan_bound() <= SCAN;
-        let at_once = conn.out.take_fresh() && small;
-        if at_once {
-            // All of it in one go, as of the log's head: what the log says up to there is in it.
+        let fresh = conn.out.take_fresh();
+        if fresh {
+            // The scan begins now: what the log says up to its head is in it.
             conn.out.skip_to_head(&self.log);
         }
         let scanning: Vec<Family> =
             Family::ALL.into_iter().filter(|f| conn.out.snapshot[f.index()].is_some()).collect();
-        for family in scanning.iter().take(if at_once { 2 } else { 1 }) {
+        for family in scanning.iter().take(if fresh && small { 2 } else { 1 }) {
             let from = conn.out.snapshot[family.index()].unwrap_or(0);
             let next = match family {
                 Family::Ipv4 => scan(&self.v4, from, store, sources, &mut batches, &member, &mut pieces),
@@ -264,11 +282,12 @@ fn scan<A: Address>(
     }
     let batch = &mut *batches.best;
     let next = table.scan(from, SCAN, |addr, len, attr| {
-        let Some(source) = store.source(attr) else { return };
+        let Some(source) = store.source(attr) else { return Scan::On };
         let audience = Audience::of(sources, source);
         if audience.has(member.uid, member.client) {
             batch.announce(attr, audience, addr, len);
         }
+        if batch.sets() < SCAN_SETS { Scan::On } else { Scan::Enough }
     });
     batch.drain::<A>(store, |chunk| pieces.extend(member.gets(&chunk).then_some(chunk.bytes)));
     next

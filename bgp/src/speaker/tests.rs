@@ -20,6 +20,7 @@ use crate::types::Family;
 use crate::view::RouteQuery;
 
 mod publish;
+mod slow;
 
 const ASN: u32 = 64512;
 
