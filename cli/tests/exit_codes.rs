@@ -136,6 +136,31 @@ fn formats_of_one_view() {
     assert_eq!(yaml, "- address: \"10.81.10.20\"\n  owner: aws\n  generation: 1\n  age_secs: 192\n");
 }
 
+/// User-data is YAML that cloud-init takes, with the string in it once, in a file of root's alone, and on no command line.
+#[test]
+fn user_data_is_yaml_with_one_secret() {
+    let invite = json!({"invite": "fabric1-aB3_-x", "id": "0011", "site": "aws", "expires_secs": 1800});
+    let make = move || {
+        let invite = invite.clone();
+        async move { Json(invite) }
+    };
+    let hub = fake(Node::Hub, Router::new().route("/v1/invites", post(make)));
+    let output = run(hub.root.path(), "invite --site aws --cloud-init");
+    let text = out(&output);
+    assert!(text.starts_with("#cloud-config\n"), "{text}");
+    assert_eq!(text.matches("fabric1-").count(), 1);
+    let data: Value = serde_saphyr::from_str(&text).unwrap();
+    let file = &data["write_files"][0];
+    assert_eq!(
+        (file["content"].as_str(), file["permissions"].as_str()),
+        (Some("fabric1-aB3_-x"), Some("0600"))
+    );
+    let command = data["runcmd"][0].as_array().unwrap();
+    assert!(command[2].as_str().unwrap().contains(&format!("enroll - < {}", file["path"].as_str().unwrap())));
+    let drawn = out(&run(hub.root.path(), "invite --site aws --qr"));
+    assert!(drawn.trim_end().ends_with("fabric1-aB3_-x") && drawn.contains('\u{2588}'), "{drawn}");
+}
+
 /// The invite is alone on stdout, so that it can be piped; a refusal shows its code and its fix.
 #[test]
 fn invites_and_refusals() {
@@ -159,7 +184,7 @@ fn invites_and_refusals() {
     );
     assert_eq!((code(&output), out(&output).as_str()), (0, "fabric1-abc\n"), "{}", err(&output));
     let expected = json!({"site": "aws", "permitted": ["10.81.0.0/16", "10.91.0.0/16"], "max_claims": 8,
-                          "expires_secs": 1800, "uses": 1});
+                          "expires_secs": 1800, "uses": 1, "sources": [], "approve": false, "replace": false});
     assert_eq!(*asked.lock().unwrap(), expected);
     let output = run(fake.root.path(), "leaves revoke aws");
     assert_eq!(code(&output), 1);

@@ -250,6 +250,18 @@ fn nothing_is_left_open() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Every test that the security page names by file and function is there.
+#[test]
+fn security_names_tests_that_exist() {
+    let page = read(&root().join("docs/security.md"));
+    let named = page.split('`').filter_map(|word| word.split_once(".rs:")).collect::<Vec<_>>();
+    assert!(named.len() > 15, "{named:?}");
+    for (file, test) in named {
+        let text = read(&root().join(format!("{file}.rs")));
+        assert!(text.contains(&format!("fn {test}(")), "{file}.rs has no {test}");
+    }
+}
+
 /// No file names a path of the machine that it was written on, scripts and those without an ending too.
 #[test]
 fn no_machine_paths() {

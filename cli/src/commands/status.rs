@@ -9,6 +9,9 @@ use crate::failure::Failure;
 use crate::output::Answer;
 use crate::text::{self, Table};
 
+/// From how far on a clock that differs from the hub's is told, seconds.
+const CLOCK_SECS: i64 = 60;
+
 /// Words of `status`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  routerctl status\n  routerctl status -o json\n\n\
@@ -35,6 +38,11 @@ fn people(status: &NodeStatus) -> String {
             head.push(("lease until", text::utc(until)));
         }
         head.push(("claims", text::list(&status.claims)));
+        if let Some(ahead) = enrollment.clock_ahead_secs.filter(|ahead| ahead.abs() > CLOCK_SECS) {
+            let off = text::seconds(ahead.unsigned_abs());
+            let word = if ahead > 0 { "ahead of" } else { "behind" };
+            head.push(("clock", format!("{off} {word} the hub's; the lease goes by the hub's clock")));
+        }
     } else {
         head.push(("leaves", status.leaves.to_string()));
     }
