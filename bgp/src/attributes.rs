@@ -50,7 +50,8 @@ pub struct Raw<'a> {
 }
 
 impl Raw<'_> {
-    fn put(&self, out: &mut Vec<u8>) {
+    /// Appends the attribute.
+    pub fn put(&self, out: &mut Vec<u8>) {
         match u8::try_from(self.value.len()) {
             Ok(len) if self.flags & EXTENDED == 0 => out.extend_from_slice(&[self.flags, self.code, len]),
             _ => {

@@ -11,18 +11,20 @@
 //! 4. [`store`], [`rib`], [`best_path`]: attribute sets held once, the Adj-RIBs-In, the decision.
 //! 5. [`reflect`], [`egress`]: who gets what (RFC 4456), encoded once into a log that all sessions read.
 //! 6. [`speaker`]: all of that together; [`io`]: the same with sockets.
-//! 7. [`explain`], [`rejections`]: for people who ask why.
+//! 7. [`explain`], [`rejections`]: for people who ask why; [`bmp`], [`mrt`]: for stations and archives.
 //!
 //! Only internal peers with four-octet AS numbers are served: another AS is refused with 2/2, a peer without
-//! RFC 6793 with 2/7. Absent so far: LLGR, BMP and MRT.
+//! RFC 6793 with 2/7. Absent so far: LLGR.
 
 pub mod attributes;
 pub mod best_path;
+pub mod bmp;
 pub mod egress;
 pub mod explain;
 pub mod io;
 pub mod malformed;
 pub mod message;
+pub mod mrt;
 pub mod peer;
 pub mod policy;
 pub mod reflect;

@@ -1,7 +1,7 @@
 //! What the speaker shows of itself: plain data for `status`, `routerctl bgp` and the API.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,16 @@ pub struct RouteView {
     pub stale: bool,
 }
 
+/// Routes, the first ones by prefix, and how many there are in all.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutePage {
+    /// The routes.
+    pub routes: Vec<RouteView>,
+    /// How many would be here without a limit.
+    pub total: usize,
+}
+
 /// One route that was rejected and is kept in the Adj-RIB-In.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -159,13 +169,22 @@ pub struct RouteQuery {
     pub best_only: bool,
     /// Also rejected paths.
     pub rejected: bool,
+    /// Also the prefixes inside `prefix`.
+    pub longer: bool,
     /// At most so many paths, default 10,000.
     pub limit: usize,
 }
 
 impl Default for RouteQuery {
     fn default() -> RouteQuery {
-        RouteQuery { prefix: None, peer: None, best_only: false, rejected: false, limit: 10_000 }
+        RouteQuery {
+            prefix: None,
+            peer: None,
+            best_only: false,
+            rejected: false,
+            longer: false,
+            limit: 10_000,
+        }
     }
 }
 
@@ -206,6 +225,46 @@ pub struct SpeakerView {
     pub findings: Vec<String>,
     /// Octets in the shared log that some session has not yet been sent.
     pub log_bytes: usize,
+}
+
+/// A BMP station (RFC 7854).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StationView {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `connecting`, `synchronizing`, `monitoring`, `waiting` (until the next attempt) or `ended`.
+    pub state: String,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// BMP messages written to it.
+    pub messages_sent: u64,
+    /// Octets written to it.
+    pub bytes_sent: u64,
+    /// Octets that wait for it.
+    pub queued_bytes: u64,
+    /// BMP messages that were dropped because it did not read, or its session ended.
+    pub messages_dropped: u64,
+    /// How often its queue was full; each time it starts afresh.
+    pub overflows: u64,
+    /// Why its last session ended.
+    pub last_error: Option<String>,
+}
+
+impl Default for StationView {
+    fn default() -> StationView {
+        StationView {
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            state: String::new(),
+            sessions: 0,
+            messages_sent: 0,
+            bytes_sent: 0,
+            queued_bytes: 0,
+            messages_dropped: 0,
+            overflows: 0,
+            last_error: None,
+        }
+    }
 }
 
 /// The best path of one prefix.

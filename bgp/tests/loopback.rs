@@ -107,7 +107,7 @@ async fn a_hub_with_three_leaves_lives_dies_and_returns() {
     assert_eq!(rejected.len(), 3, "one rogue route of each leaf: {rejected:?}");
     assert!(rejected.iter().all(|r| r.reason.as_str() == "not-owned"));
     let query = RouteQuery { prefix: Some(client(3)), ..RouteQuery::default() };
-    let seen = &two.routes(query).await[0];
+    let seen = &two.routes(query).await.routes[0];
     assert_eq!(seen.originator_id, Ipv4Addr::new(10, 255, 0, 3));
     assert_eq!(seen.cluster_list, [Ipv4Addr::new(10, 255, 0, 1)]);
     assert_eq!(seen.next_hop, IpAddr::V4(overlay_address(3)));

@@ -114,6 +114,10 @@ resource! {
         );
         /// Offered hold time in seconds; 0 turns keepalives off (RFC 4271 section 4.2).
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME, Fallback::Value(|| 9);
+        /// Addresses and TCP ports of BMP stations (RFC 7854) that are told of sessions and of all received routes.
+        bmp_stations: Vec<SocketAddr> = "bmpStations", Many(0, LISTEN), Fallback::Value(Vec::new);
+        /// Seconds between the Statistics Reports to BMP stations; 0 turns them off.
+        bmp_statistics_secs: u32 = "bmpStatisticsSecs", Whole::<u32>::secs(1, 86_400).or_zero(), Fallback::Value(|| 60);
         /// Restart time in seconds offered with graceful restart (RFC 4724); 0 turns it off.
         graceful_restart_secs: u16 = "gracefulRestartSecs", Whole::<u16>::secs(0, 4095), Fallback::Value(|| 120);
         /// How long a restarted hub waits at most, in seconds, for the neighbours that it had before until it says that its table is complete (selection deferral, RFC 4724 section 4.1).

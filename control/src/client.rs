@@ -107,6 +107,32 @@ impl Client {
         tokio::time::timeout(limit, work).await.map_err(|_| garbled(format!("none within {limit:?}")))?
     }
 
+    /// Asks for octets, and hands over each piece as it comes. The whole may take `limit`.
+    pub async fn get_octets(
+        &self,
+        path: &str,
+        limit: Duration,
+        mut piece: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), ClientError> {
+        let garbled = |what: String| ClientError::Garbled { path: path.into(), what };
+        let work = async {
+            let answer = self.send(Method::GET, path, Bytes::new()).await?;
+            let (head, mut body) = answer.into_parts();
+            if !head.status.is_success() {
+                let whole = body.collect().await.map_err(|e| garbled(e.to_string()))?.to_bytes();
+                return Err(refusal(path, head.status, &whole));
+            }
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| garbled(e.to_string()))?;
+                if let Some(data) = frame.data_ref() {
+                    piece(data).map_err(|e| garbled(format!("it cannot be written: {e}")))?;
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(limit, work).await.map_err(|_| garbled(format!("not whole within {limit:?}")))?
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod paths;
 pub mod secret;
 pub mod server;
+pub mod speaker;
 pub mod wire;
 
 pub use client::{Client, ClientError};

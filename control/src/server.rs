@@ -9,7 +9,7 @@ use tokio::net::UnixListener;
 
 use bgp::explain::Asked;
 
-use crate::wire::{ApiError, RouteFilter, RouteName};
+use crate::wire::{ApiError, RouteName};
 
 /// A refusal with its HTTP status; what a handler returns.
 #[derive(Debug, Clone)]
@@ -57,20 +57,6 @@ pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// The speaker's query for a filter; an address stands for its host route.
-pub fn route_query(filter: RouteFilter) -> Result<bgp::view::RouteQuery, String> {
-    let prefix = match &filter.prefix {
-        None => None,
-        Some(text) => match (text.parse(), text.parse()) {
-            (Ok(prefix), _) => Some(prefix),
-            (_, Ok(address)) => Some(bgp::types::Prefix::host(address)),
-            _ => return Err(format!("{text:?} is neither a prefix nor an address")),
-        },
-    };
-    let peer = filter.peer.map(|p| p.to_string());
-    Ok(bgp::view::RouteQuery { prefix, peer, rejected: true, ..Default::default() })
 }
 
 /// What `GET /v1/bgp/explain` names: a prefix, or an address to be covered by one.

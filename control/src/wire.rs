@@ -6,7 +6,10 @@
 //! | `GET /v1/resources/{kind}` | both | list of [`ResourceView`] |
 //! | `GET /v1/config` | both | [`ConfigView`] |
 //! | `GET /v1/bgp/peers` | both | list of `bgp::view::PeerView` |
-//! | `GET /v1/bgp/routes` | both | list of `bgp::view::RouteView` |
+//! | `GET /v1/bgp/routes` | both | `bgp::view::RoutePage` |
+//! | `GET /v1/bgp/received`, `/v1/bgp/advertised` | both | [`PeerRoutes`] → `bgp::view::RoutePage` |
+//! | `GET /v1/bgp/mrt` | both | an MRT table dump (RFC 6396), octets |
+//! | `GET /v1/bgp/stations` | both | list of `bgp::view::StationView` |
 //! | `GET /v1/bgp/explain` | both | [`crate::explain::RouteAnswer`] |
 //! | `GET /v1/bgp/rejected` | both | list of `bgp::view::RejectedView` |
 //! | `POST /v1/invites` | hub | [`NewInvite`] → [`InviteAnswer`] |
@@ -28,7 +31,7 @@
 //! | `GET /v1/events` | leaf | list of `federation::view::EventView` |
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -319,8 +322,21 @@ pub struct RouteName {
 /// Narrows `GET /v1/bgp/routes`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RouteFilter {
-    /// Only this prefix, or the address' `/32`.
+    /// Only this prefix, or the address' host route.
     pub prefix: Option<String>,
-    /// Only routes of this neighbour.
-    pub peer: Option<IpAddr>,
+    /// Also the prefixes inside it.
+    pub longer: Option<bool>,
+    /// Only paths received from the neighbour of this name or address.
+    pub peer: Option<String>,
+    /// At most so many paths: 1 to 100,000, default 1,000.
+    pub limit: Option<usize>,
+}
+
+/// Names the neighbour of `GET /v1/bgp/received` and `/v1/bgp/advertised`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerRoutes {
+    /// Its name or address.
+    pub peer: String,
+    /// At most so many routes: 1 to 100,000, default 1,000.
+    pub limit: Option<usize>,
 }

@@ -177,6 +177,14 @@ impl Converge {
         config.graceful_restart_secs = self.router.graceful_restart_secs;
         match Speaker::start(config, self.router.listen.clone()).await {
             Ok(speaker) => {
+                for address in &self.router.bmp_stations {
+                    let statistics_secs = self.router.bmp_statistics_secs;
+                    let name = admission.leaf.to_string();
+                    speaker.monitor(bgp::io::Station {
+                        statistics_secs,
+                        ..bgp::io::Station::new(*address, name)
+                    });
+                }
                 let best = speaker.best_paths();
                 let former = self.speaker.send_replace(Some(speaker));
                 if let Some(former) = former {

@@ -14,7 +14,7 @@ use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
     ClaimWord, ConfigView, Done, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus,
-    ResourceView, RouteFilter, RouteName,
+    ResourceView, RouteName,
 };
 use enrollment::view::ClaimView;
 use federation::io::Filter;
@@ -37,14 +37,13 @@ type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Every route of the administration socket.
 pub fn router(leaf: Arc<Leaf>) -> Router {
+    let speaker = leaf.speaker.clone();
+    let find = Arc::new(move || speaker.borrow().clone());
     Router::new()
         .route("/v1/status", get(node_status))
         .route("/v1/resources/{kind}", get(resources))
         .route("/v1/config", get(configuration))
-        .route("/v1/bgp/peers", get(peers))
-        .route("/v1/bgp/routes", get(routes))
         .route("/v1/bgp/explain", get(explain))
-        .route("/v1/bgp/rejected", get(rejected))
         .route("/v1/claims", get(claims))
         .route("/v1/claims/add", post(add_claim))
         .route("/v1/claims/release", post(release_claim))
@@ -53,6 +52,7 @@ pub fn router(leaf: Arc<Leaf>) -> Router {
         .route("/v1/enroll", post(enroll))
         .route("/v1/events", get(events).post(emit))
         .with_state(leaf)
+        .merge(control::speaker::router(find))
 }
 
 async fn node_status(State(leaf): State<Arc<Leaf>>) -> Json<NodeStatus> {
@@ -81,33 +81,9 @@ async fn configuration(State(leaf): State<Arc<Leaf>>) -> Answer<ConfigView> {
     }))
 }
 
-async fn peers(State(leaf): State<Arc<Leaf>>) -> Json<Vec<bgp::view::PeerView>> {
-    Json(status::peers(&leaf).await)
-}
-
-async fn routes(
-    State(leaf): State<Arc<Leaf>>,
-    Query(q): Query<RouteFilter>,
-) -> Answer<Vec<bgp::view::RouteView>> {
-    let query = control::server::route_query(q).map_err(Refusal::bad_request)?;
-    let speaker = leaf.speaker.borrow().clone();
-    Ok(Json(match speaker {
-        Some(speaker) => speaker.routes(query).await,
-        None => Vec::new(),
-    }))
-}
-
 async fn explain(State(leaf): State<Arc<Leaf>>, Query(name): Query<RouteName>) -> Answer<RouteAnswer> {
     let asked = control::server::asked_route(&name)?;
     Ok(Json(explained::answer(&leaf, asked).await?))
-}
-
-async fn rejected(State(leaf): State<Arc<Leaf>>) -> Json<Vec<bgp::view::RejectedView>> {
-    let speaker = leaf.speaker.borrow().clone();
-    Json(match speaker {
-        Some(speaker) => speaker.rejected().await,
-        None => Vec::new(),
-    })
 }
 
 async fn claims(State(leaf): State<Arc<Leaf>>) -> Json<Vec<ClaimView>> {

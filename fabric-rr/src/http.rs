@@ -11,7 +11,7 @@ use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
     ApiError, AuditPage, ConfigView, Done, HistoryFilter, InviteAnswer, MoveClaim, NewInvite, NodeStatus,
-    ResourceView, RouteFilter, RouteName,
+    ResourceView, RouteName,
 };
 use enrollment::approval::Verdict;
 use enrollment::view::ClaimHistoryView;
@@ -23,14 +23,13 @@ type Answer<T> = Result<Json<T>, Refusal>;
 
 /// Every route of the administration socket.
 pub fn router(hub: Arc<Hub>) -> Router {
+    let speaker = hub.speaker.clone();
+    let find = Arc::new(move || Some(speaker.clone()));
     Router::new()
         .route("/v1/status", get(node_status))
         .route("/v1/resources/{kind}", get(resources))
         .route("/v1/config", get(configuration))
-        .route("/v1/bgp/peers", get(peers))
-        .route("/v1/bgp/routes", get(routes))
         .route("/v1/bgp/explain", get(explain))
-        .route("/v1/bgp/rejected", get(rejected))
         .route("/v1/invites", get(invites).post(invite))
         .route("/v1/invites/{id}/revoke", post(revoke_invite))
         .route("/v1/leaves", get(leaves))
@@ -44,6 +43,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/claims/history", get(history))
         .route("/v1/claims/move", post(move_claim))
         .with_state(hub)
+        .merge(control::speaker::router(find))
 }
 
 async fn node_status(State(hub): State<Arc<Hub>>) -> Json<NodeStatus> {
@@ -71,18 +71,6 @@ async fn configuration(State(hub): State<Arc<Hub>>) -> Json<ConfigView> {
     })
 }
 
-async fn peers(State(hub): State<Arc<Hub>>) -> Json<Vec<bgp::view::PeerView>> {
-    Json(hub.speaker.peers().await)
-}
-
-async fn routes(
-    State(hub): State<Arc<Hub>>,
-    Query(q): Query<RouteFilter>,
-) -> Answer<Vec<bgp::view::RouteView>> {
-    let query = control::server::route_query(q).map_err(Refusal::bad_request)?;
-    Ok(Json(hub.speaker.routes(query).await))
-}
-
 async fn explain(State(hub): State<Arc<Hub>>, Query(name): Query<RouteName>) -> Answer<RouteAnswer> {
     let asked = control::server::asked_route(&name)?;
     let bgp = hub.speaker.explain(asked).await.ok_or_else(|| Refusal::internal("the speaker has ended"))?;
@@ -98,10 +86,6 @@ async fn explain(State(hub): State<Arc<Hub>>, Query(name): Query<RouteName>) -> 
     };
     let kernel = control::explain::KernelView::not_needed(why);
     Ok(Json(RouteAnswer { role: role.into(), bgp, next_hops, kernel }))
-}
-
-async fn rejected(State(hub): State<Arc<Hub>>) -> Json<Vec<bgp::view::RejectedView>> {
-    Json(hub.speaker.rejected().await)
 }
 
 fn enrolled(hub: &Hub) -> Result<&Enrolled, Refusal> {

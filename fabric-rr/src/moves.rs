@@ -20,7 +20,7 @@ pub async fn follow(registry: Registry, speaker: Speaker) {
             let Some(owner) = now.leaves.get(&moving.to) else { continue };
             let prefix = Some(Prefix::host(IpAddr::V4(*address)));
             let routes = speaker.routes(RouteQuery { prefix, ..RouteQuery::default() }).await;
-            if routes.iter().any(|route| route.next_hop == IpAddr::V4(owner.overlay)) {
+            if routes.routes.iter().any(|route| route.next_hop == IpAddr::V4(owner.overlay)) {
                 tracing::info!(%address, from = %moving.from, to = %moving.to, "moved");
                 if let Err(refusal) = registry.move_done(*address).await {
                     tracing::warn!(%address, %refusal, "the end of a move was not stored; it is tried again");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig};
+use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig, Station};
 use bgp::policy::Admission;
 use bgp::settings::{AddPathOptions, PeerOptions};
 use config::{BgpRouter, Config, PeerAdmission};
@@ -157,6 +157,11 @@ async fn start(
     settings.restarting = restarting(router, opened.as_ref(), memory.recall());
     let speaker = Speaker::start(settings, router.listen.clone()).await.map_err(start_error)?;
     tokio::spawn(memory.keep(speaker.clone()));
+    for address in &router.bmp_stations {
+        let statistics_secs = router.bmp_statistics_secs;
+        let name = config.router.name.to_string();
+        speaker.monitor(Station { statistics_secs, ..Station::new(*address, name) });
+    }
     speaker.set_liveness(liveness(&config)).await;
     speaker.set_neighbors(neighbors(&config)?).await;
     let enrolled = match opened {

@@ -242,13 +242,6 @@ fn obey(shared: &Rc<Shared>, command: Command) {
             let bfd = shared.inner.borrow().bfd.clone();
             drop(done.send(shared.tell(|s, now| liveness::peers(s, bfd.as_ref(), now))));
         }
-        Command::Routes(query, done) => {
-            let routes = shared.tell(|s, _| {
-                s.flush();
-                s.routes(&query)
-            });
-            let _ = done.send(routes);
-        }
         Command::Rejected(done) => drop(done.send(shared.tell(|s, _| s.rejected()))),
         Command::Look(look) => shared.tell(look),
         Command::Remembered(done) => drop(done.send(shared.tell(|s, _| s.remembered()))),
@@ -332,8 +325,15 @@ fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Dire
     {
         return shared.tell(|s, _| s.count_refused(why));
     }
+    let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
     let stream = Rc::new(stream);
-    let verdict = shared.tell(|s, now| s.connected(remote, direction, now));
+    let verdict = shared.tell(|s, now| {
+        let verdict = s.connected(remote, direction, now);
+        if let (Ok(id), Some((local, remote))) = (&verdict, ends) {
+            s.name_ends(*id, local, remote);
+        }
+        verdict
+    });
     match verdict {
         Ok(id) => {
             let mut inner = shared.inner.borrow_mut();

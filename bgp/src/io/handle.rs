@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::settings::{DynamicPeers, Liveness, Neighbor, Originated, SpeakerConfig};
-use crate::view::{BestPaths, PeerView, RejectedView, RouteQuery, RouteView, SpeakerView};
+use crate::view::{BestPaths, PeerView, RejectedView, SpeakerView, StationView};
 
 /// What the handle asks of the driver.
 pub(super) enum Command {
@@ -16,7 +16,6 @@ pub(super) enum Command {
     SetLiveness(Liveness, oneshot::Sender<()>),
     Originate(Vec<Originated>, oneshot::Sender<()>),
     Peers(oneshot::Sender<Vec<PeerView>>),
-    Routes(RouteQuery, oneshot::Sender<Vec<RouteView>>),
     Rejected(oneshot::Sender<Vec<RejectedView>>),
     Summary(oneshot::Sender<SpeakerView>),
     /// Asks anything that the speaker can answer at once.
@@ -60,7 +59,8 @@ pub enum StartError {
 /// A running BGP speaker. The last handle's drop ends its sessions and its thread.
 #[derive(Clone)]
 pub struct Speaker {
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) stations: Arc<Mutex<Vec<watch::Receiver<StationView>>>>,
     best_paths: watch::Receiver<Arc<BestPaths>>,
     remembered: watch::Receiver<u64>,
     listening: Arc<[SocketAddr]>,
@@ -76,7 +76,13 @@ impl Speaker {
         let (remember, remembered) = watch::channel(0);
         let publish = Publish { best_paths: publish, remember };
         let listening = super::driver::start(config, listen, inbox, publish).await?;
-        Ok(Speaker { commands, best_paths, remembered, listening: listening.into() })
+        Ok(Speaker {
+            commands,
+            stations: Arc::default(),
+            best_paths,
+            remembered,
+            listening: listening.into(),
+        })
     }
 
     /// Where it listens, with the ports that the system chose for port 0.
@@ -124,11 +130,6 @@ impl Speaker {
     /// Changes whenever [`Speaker::remembered`] may answer otherwise.
     pub fn remembered_changes(&self) -> watch::Receiver<u64> {
         self.remembered.clone()
-    }
-
-    /// The paths that `query` selects, by prefix, the best first.
-    pub async fn routes(&self, query: RouteQuery) -> Vec<RouteView> {
-        self.ask(|done| Command::Routes(query, done)).await.unwrap_or_default()
     }
 
     /// The rejected routes that are kept, at most 10,000.

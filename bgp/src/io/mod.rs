@@ -4,8 +4,11 @@ mod driver;
 mod guard;
 mod handle;
 mod liveness;
+mod station;
 mod watch;
 
 pub use crate::settings::{DynamicPeers, Liveness, Neighbor, Originated, Restarting, SpeakerConfig};
 pub use crate::view::{BestPath, BestPaths, RouteQuery};
 pub use handle::{Speaker, StartError};
+pub use station::Station;
+pub use watch::TableDump;

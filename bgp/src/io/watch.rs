@@ -1,8 +1,12 @@
 //! The handle's questions that people ask: each a short look, or many short ones with routes passing in between.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::handle::{Command, Speaker};
 use crate::explain::{Asked, Explanation};
 use crate::session::Millis;
+use crate::speaker::{Cursor, Dump, Listing};
+use crate::view::{RoutePage, RouteQuery, RouteView};
 
 impl Speaker {
     /// Has the speaker answer a question on its own thread.
@@ -26,5 +30,109 @@ impl Speaker {
             speaker.explain(asked, now)
         })
         .await
+    }
+
+    /// Whether a neighbour of this name or address is known.
+    pub async fn knows(&self, peer: String) -> bool {
+        self.look(move |speaker, _| speaker.knows(&peer)).await.unwrap_or_default()
+    }
+
+    /// The paths that `query` selects, by prefix, the best first, and how many there are beside.
+    pub async fn routes(&self, query: RouteQuery) -> RoutePage {
+        if query.prefix.is_some() && !query.longer {
+            let routes = self.look(move |speaker, _| {
+                speaker.flush();
+                speaker.routes(&query)
+            });
+            let routes = routes.await.unwrap_or_default();
+            return RoutePage { total: routes.len(), routes };
+        }
+        let limit = query.limit;
+        self.list(Listing::Routes(query), limit).await
+    }
+
+    /// Everything that a neighbour has sent: accepted and rejected, by prefix.
+    pub async fn received(&self, peer: String, limit: usize) -> RoutePage {
+        self.list(Listing::Received(peer), limit).await
+    }
+
+    /// What a neighbour has been told, by prefix.
+    pub async fn advertised(&self, peer: String, limit: usize) -> RoutePage {
+        self.list(Listing::Advertised(peer), limit).await
+    }
+
+    /// A listing, gathered piece by piece; never more than twice `limit` routes are held.
+    async fn list(&self, what: Listing, limit: usize) -> RoutePage {
+        let mut page = RoutePage::default();
+        let mut next = Some(Cursor::START);
+        while let Some(from) = next {
+            let what = what.clone();
+            let Some((rows, cursor)) = self.look(move |speaker, _| speaker.list(&what, from)).await else {
+                break;
+            };
+            next = cursor;
+            page.total += rows.len();
+            page.routes.extend(rows);
+            if page.routes.len() > 2 * limit {
+                cut(&mut page.routes, limit);
+            }
+        }
+        cut(&mut page.routes, limit);
+        page
+    }
+
+    /// Starts an MRT dump of every accepted path (RFC 6396).
+    pub async fn dump(&self) -> TableDump {
+        TableDump { speaker: self.clone(), state: Progress::New }
+    }
+}
+
+/// The first `limit` routes by prefix; those of one prefix stay in their order.
+fn cut(routes: &mut Vec<RouteView>, limit: usize) {
+    routes.sort_by_key(|r| r.prefix);
+    routes.truncate(limit);
+}
+
+/// An MRT dump under way.
+pub struct TableDump {
+    speaker: Speaker,
+    state: Progress,
+}
+
+enum Progress {
+    New,
+    At(Dump, Cursor),
+    Done,
+}
+
+impl TableDump {
+    /// The next octets; `None` at the end, or when the speaker has ended.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        match std::mem::replace(&mut self.state, Progress::Done) {
+            Progress::Done => None,
+            Progress::New => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let secs = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
+                let started = self.speaker.look(move |speaker, _| {
+                    let mut out = Vec::new();
+                    (speaker.dump_start(secs, &mut out), out)
+                });
+                let (dump, out) = started.await?;
+                self.state = Progress::At(dump, Cursor::START);
+                Some(out)
+            }
+            Progress::At(mut dump, from) => {
+                let piece = self.speaker.look(move |speaker, _| {
+                    let mut out = Vec::new();
+                    let next = speaker.dump(&mut dump, from, &mut out);
+                    (dump, next, out)
+                });
+                let (dump, next, out) = piece.await?;
+                if let Some(next) = next {
+                    self.state = Progress::At(dump, next);
+                }
+                Some(out)
+            }
+        }
     }
 }

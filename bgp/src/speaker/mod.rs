@@ -4,7 +4,8 @@
 //! it is ([`Speaker::tick`]), calls [`Speaker::flush`] when it has handed over everything that was waiting, and
 //! then writes what [`Speaker::gather`] offers. [`Speaker::next_action`] says which connections to open or close.
 //! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `publish`
-//! (best paths), `neighbors` (configuration, and what outlives a session), `shown` and `explained` (views).
+//! (best paths), `neighbors` (configuration, and what outlives a session), `shown`, `explained` and `walked`
+//! (views), `watched` (BMP).
 
 mod explained;
 mod guard;
@@ -16,6 +17,8 @@ mod publish;
 mod shown;
 #[cfg(test)]
 mod tests;
+mod walked;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +27,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::attributes::Own;
+use crate::bmp::Tap;
 use crate::egress::{Log, Outbox};
 use crate::message::{AddPath, GracefulRestart, HEADER_LEN, Notification, Open, cease, frame};
 use crate::peer::{Dial, Origin, Peer, Totals};
@@ -35,6 +39,8 @@ use crate::session::{End, Event, Millis, Session, State};
 use crate::settings::{DynamicPeers, Guard, Liveness, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
 use crate::types::{Family, PeerKey, Prefix};
+
+pub use walked::{Cursor, Dump, Listing};
 
 /// A connection; never the same for two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -110,6 +116,10 @@ struct Conn {
     /// It takes nothing and has to be told more than is kept for it.
     overrun: bool,
     totals: Totals,
+    /// Our end of the connection and the peer's, as far as the driver has told.
+    ends: Option<(SocketAddr, SocketAddr)>,
+    /// Both OPENs as they were sent, ours first: stations want them (RFC 7854 section 4.10).
+    opens: (Box<[u8]>, Box<[u8]>),
 }
 
 /// The speaker.
@@ -136,6 +146,8 @@ pub struct Speaker {
     path_batches: Vec<Batch>,
     /// What is known of rejected routes, by [`crate::types::Family::index`].
     rejections: [Rejections; 2],
+    /// Set while a BMP station listens.
+    tap: Option<Box<Tap>>,
     actions: VecDeque<Action>,
     refused: BTreeMap<&'static str, u64>,
     /// Until when End-of-RIB is held back after a restart, and for whom.
@@ -179,6 +191,7 @@ impl Speaker {
             batch: Batch::default(),
             path_batches: Vec::new(),
             rejections: Default::default(),
+            tap: None,
             actions: VecDeque::new(),
             refused: BTreeMap::new(),
             wake_at: restarting.as_ref().map_or(Millis::MAX, |r| r.0),
@@ -248,6 +261,7 @@ impl Speaker {
         let mut first = Vec::new();
         let session = Session::start(self.our_open(&key), remote_asn, now, &mut first);
         let mut out = Outbox::new(now);
+        let opens = (first.clone().into(), Box::default());
         out.control(first);
         self.wake(session.deadline());
         self.serial += 1;
@@ -271,6 +285,8 @@ impl Speaker {
             near_limit: false,
             overrun: false,
             totals: Totals::default(),
+            ends: None,
+            opens,
         };
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -384,9 +400,15 @@ impl Speaker {
             }
             match event {
                 Event::None => {}
-                Event::Opened => self.opened(id.slot, now),
+                Event::Opened => {
+                    conn.opens.1 = octets[at - whole..at].into();
+                    self.opened(id.slot, now)
+                }
                 Event::Established => self.established(id.slot, now),
                 Event::Update(update) => {
+                    if let Some(tap) = &mut self.tap {
+                        Speaker::tap_update(tap, conn, &octets[at - whole..at], now);
+                    }
                     if let Err(n) = self.update(id.slot, update) {
                         self.stop(id.slot, n, now);
                     }
@@ -460,6 +482,15 @@ impl Speaker {
         self.session_over(slot, conn, end, now);
     }
 
+    /// Names both ends of a connection: ours first.
+    pub fn name_ends(&mut self, id: ConnId, local: SocketAddr, remote: SocketAddr) {
+        if self.live(id)
+            && let Some(conn) = &mut self.conns[id.slot]
+        {
+            conn.ends = Some((local, remote));
+        }
+    }
+
     /// Does what the time demands.
     pub fn tick(&mut self, now: Millis) {
         self.wake_at = Millis::MAX;
@@ -520,6 +551,7 @@ impl Speaker {
         for slot in 0..self.conns.len() {
             self.stop(slot, Notification::cease_with_text(cease::ADMINISTRATIVE_SHUTDOWN, reason), now);
         }
+        self.tap_hand_on();
         self.actions.retain(|a| matches!(a, Action::Close(..)));
     }
 }

@@ -177,6 +177,7 @@ impl Speaker {
             let deadline = conn.session.deadline();
             self.wake(deadline);
         }
+        self.tap_up(slot, now);
         self.publish |= self.config.publish_best_paths;
         self.watch(slot);
     }
@@ -225,6 +226,7 @@ impl Speaker {
 
     /// What remains when a session is over.
     pub(super) fn session_over(&mut self, slot: usize, conn: Conn, end: End, now: Millis) {
+        self.tap_down(&conn, &end, now);
         let luck = self.luck();
         let Some(peer) = self.peers.get_mut(&conn.peer) else { return };
         peer.conns.retain(|s| *s != slot);

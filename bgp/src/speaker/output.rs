@@ -25,6 +25,9 @@ const BEHIND_SPARE: usize = 65_536;
 impl Speaker {
     /// Decides everything that changed and puts it into the log.
     pub fn flush(&mut self) {
+        if self.tap.is_some() {
+            self.tap_hand_on();
+        }
         if self.v4.is_dirty() || self.v6.is_dirty() {
             let mut behind: Vec<([u8; 2], &mut Behind)> = self
                 .conns

@@ -154,40 +154,44 @@ impl Speaker {
     /// The paths that `query` selects, by prefix, the best first.
     pub fn routes(&self, query: &RouteQuery) -> Vec<RouteView> {
         let mut all = Vec::new();
-        if let Some(prefix) = query.prefix {
-            match prefix {
-                Prefix::V4(p) => self.routes_of(&self.v4, p.bits(), p.prefix_len(), query, &mut all),
-                Prefix::V6(p) => self.routes_of(&self.v6, p.bits(), p.prefix_len(), query, &mut all),
+        match query.prefix {
+            Some(Prefix::V4(p)) if !query.longer => {
+                let infos = self.v4.explain(p.bits(), p.prefix_len(), &self.store, &self.sources);
+                self.select(Prefix::V4(p), infos, query, &mut all);
             }
-        } else {
-            self.routes_in(&self.v4, query, &mut all);
-            self.routes_in(&self.v6, query, &mut all);
+            Some(Prefix::V6(p)) if !query.longer => {
+                let infos = self.v6.explain(p.bits(), p.prefix_len(), &self.store, &self.sources);
+                self.select(Prefix::V6(p), infos, query, &mut all);
+            }
+            _ => {
+                self.routes_in(&self.v4, query, &mut all);
+                self.routes_in(&self.v6, query, &mut all);
+                all.sort_by_key(|r| r.prefix);
+            }
         }
         all.truncate(query.limit);
         all
     }
 
     fn routes_in<A: Address>(&self, table: &Table<A>, query: &RouteQuery, all: &mut Vec<RouteView>) {
-        let mut prefixes: Vec<(Prefix, A, u8)> =
-            table.prefixes().map(|(addr, len)| (addr.prefix(len), addr, len)).collect();
-        prefixes.sort_unstable_by_key(|(prefix, ..)| *prefix);
-        for (_, addr, len) in prefixes {
-            if all.len() >= query.limit {
-                return;
-            }
-            self.routes_of(table, addr, len, query, all);
+        for (addr, len) in table.prefixes() {
+            let infos = table.explain(addr, len, &self.store, &self.sources);
+            self.select(addr.prefix(len), infos, query, all);
         }
     }
 
-    fn routes_of<A: Address>(
+    /// Adds those paths of a prefix that `query` wants, the best first.
+    pub(super) fn select(
         &self,
-        table: &Table<A>,
-        addr: A,
-        len: u8,
+        prefix: Prefix,
+        mut infos: Vec<PathInfo>,
         query: &RouteQuery,
         all: &mut Vec<RouteView>,
     ) {
-        let mut infos = table.explain(addr, len, &self.store, &self.sources);
+        let inside = |p: Prefix| p.prefix_len() <= prefix.prefix_len() && p.contains(prefix.addr());
+        if query.prefix.is_some_and(|p| p != prefix && !(query.longer && inside(p))) {
+            return;
+        }
         infos.sort_by_key(|i| (!i.best, i.rejected.is_some(), i.source));
         let deciding = infos.iter().filter_map(|i| i.lost).max();
         let alone = infos.iter().filter(|i| i.rejected.is_none()).count() == 1;
@@ -202,7 +206,7 @@ impl Speaker {
                 (_, None, Some(step)) if !alone => format!("best: {}", step.as_str()),
                 _ => "best: the only path".to_string(),
             };
-            let view = self.route_view(addr.prefix(len), info, reason);
+            let view = self.route_view(prefix, info, reason);
             all.extend(view.filter(|v| match &query.peer {
                 Some(p) => v.peer == *p || v.peer_address.is_some_and(|a| a.to_string() == *p),
                 None => true,

@@ -1,13 +1,18 @@
 //! `routerctl bgp`: sessions, routes, and what policy keeps out.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ::bgp::view::{PeerView, RejectedView, RouteView};
+use ::bgp::view::{PeerView, RejectedView, RoutePage, RouteView, StationView};
 use clap::{Args, Subcommand};
+use control::Client;
+use serde::Serialize;
 
 use crate::context::{Context, with_query};
 use crate::failure::Failure;
-use crate::output::Answer;
+use crate::io::files::Growing;
+use crate::output::{self, Answer};
 use crate::text::{self, Table};
 
 /// Words of `bgp`.
@@ -25,20 +30,60 @@ enum BgpVerb {
     Peers,
     /// Shows the routes, which are best and why
     #[command(
-        after_help = "Examples:\n  routerctl bgp routes\n  routerctl bgp routes 10.81.10.20 --peer 10.255.0.2"
+        after_help = "Examples:\n  routerctl bgp routes\n  routerctl bgp routes 10.81.10.20 --received-from aws\n  \
+        routerctl bgp routes 10.81.0.0/16 --longer --limit 100000"
     )]
     Routes {
         /// Only this prefix, or the address' /32
         #[arg(value_parser = prefix)]
         prefix: Option<String>,
-        /// Only routes of the neighbour with this address
-        #[arg(long, value_name = "ADDRESS")]
-        peer: Option<IpAddr>,
+        /// Also the prefixes inside it
+        #[arg(long, requires = "prefix")]
+        longer: bool,
+        /// Only paths received from this neighbour, by name or address; `local` means our own
+        #[arg(long, value_name = "NEIGHBOUR", visible_alias = "peer")]
+        received_from: Option<String>,
+        /// At most so many paths, the first by prefix
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = limit())]
+        limit: u64,
     },
-    /// Shows the routes that policy keeps out, each with its reason
+    /// Shows what a neighbour has sent, before and after policy: what was accepted, what rejected and why
+    #[command(after_help = "Example: routerctl bgp received aws")]
+    Received(PeerArgs),
+    /// Shows what a neighbour has been told
+    #[command(after_help = "Example: routerctl bgp advertised 10.255.0.2")]
+    Advertised(PeerArgs),
+    /// Shows the routes that policy keeps out, each with its reason; on a leaf also what the hub keeps out
     #[command(after_help = "Example: routerctl bgp rejected")]
     Rejected,
+    /// Shows the BMP stations and how far they are
+    #[command(after_help = "Example: routerctl bgp stations")]
+    Stations,
+    /// Writes the table to a file that bgpdump and other tools read
+    #[command(after_help = "Example: routerctl bgp dump --mrt table.mrt")]
+    Dump {
+        /// The file, in the format MRT TABLE_DUMP_V2 (RFC 6396)
+        #[arg(long, value_name = "FILE")]
+        mrt: PathBuf,
+    },
 }
+
+/// Whose routes, and how many.
+#[derive(Debug, Args)]
+struct PeerArgs {
+    /// The neighbour, by name or address
+    neighbour: String,
+    /// At most so many routes, the first by prefix
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = limit())]
+    limit: u64,
+}
+
+fn limit() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..=100_000)
+}
+
+/// Longest time that a dump may take.
+const DUMP_LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the verb.
 pub async fn run(context: &Context, args: BgpArgs) -> Result<Answer, Failure> {
@@ -48,15 +93,63 @@ pub async fn run(context: &Context, args: BgpArgs) -> Result<Answer, Failure> {
             let peers: Vec<PeerView> = client.get("/v1/bgp/peers").await?;
             context.answer(&peers, |peers| peers_table(peers))
         }
-        BgpVerb::Routes { prefix, peer } => {
-            let path =
-                with_query("/v1/bgp/routes", &[("prefix", prefix), ("peer", peer.map(|p| p.to_string()))]);
-            let routes: Vec<RouteView> = client.get(&path).await?;
-            context.answer(&routes, |routes| routes_table(routes))
+        BgpVerb::Routes { prefix, longer, received_from, limit } => {
+            let longer = longer.then(|| "true".to_string());
+            let pairs = [
+                ("prefix", prefix),
+                ("longer", longer),
+                ("peer", received_from),
+                ("limit", Some(limit.to_string())),
+            ];
+            page(context, client.get(&with_query("/v1/bgp/routes", &pairs)).await?)
         }
+        BgpVerb::Received(peer) => page(context, client.get(&peer.path("/v1/bgp/received")).await?),
+        BgpVerb::Advertised(peer) => page(context, client.get(&peer.path("/v1/bgp/advertised")).await?),
         BgpVerb::Rejected => {
             let rejected: Vec<RejectedView> = client.get("/v1/bgp/rejected").await?;
             context.answer(&rejected, |rejected| rejected_table(rejected))
+        }
+        BgpVerb::Stations => {
+            let stations: Vec<StationView> = client.get("/v1/bgp/stations").await?;
+            context.answer(&stations, |stations| stations_table(stations))
+        }
+        BgpVerb::Dump { mrt } => dump(context, &client, &mrt).await,
+    }
+}
+
+impl PeerArgs {
+    fn path(&self, path: &str) -> String {
+        let (peer, limit) = (Some(self.neighbour.clone()), Some(self.limit.to_string()));
+        with_query(path, &[("peer", peer), ("limit", limit)])
+    }
+}
+
+/// The routes of a page; what the limit left out is remarked beside them.
+fn page(context: &Context, page: RoutePage) -> Result<Answer, Failure> {
+    if page.total > page.routes.len() {
+        let (shown, total) = (page.routes.len(), page.total);
+        output::remark(&format!("the first {shown} of {total}; --limit N shows more"));
+    }
+    context.answer(&page.routes, |routes| routes_table(routes))
+}
+
+/// What a dump wrote.
+#[derive(Debug, Serialize)]
+struct Dumped {
+    file: String,
+    octets: u64,
+}
+
+async fn dump(context: &Context, client: &Client, path: &Path) -> Result<Answer, Failure> {
+    let mut file = Growing::start(path)?;
+    match client.get_octets("/v1/bgp/mrt", DUMP_LIMIT, |octets| file.append(octets)).await {
+        Ok(()) => {
+            let dumped = Dumped { file: path.display().to_string(), octets: file.finish()? };
+            context.answer(&dumped, |d| format!("{} octets written to {}", d.octets, d.file))
+        }
+        Err(error) => {
+            file.discard();
+            Err(error.into())
         }
     }
 }
@@ -137,6 +230,26 @@ fn rejected_table(rejected: &[RejectedView]) -> String {
             text::or_dash(&route.peer_address),
             route.next_hop.to_string(),
             route.reason.as_str().to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn stations_table(stations: &[StationView]) -> String {
+    let head =
+        ["STATION", "STATE", "SESSIONS", "SENT", "OCTETS", "WAITING", "DROPPED", "OVERFLOWS", "LAST ERROR"];
+    let mut table = Table::new(head, "No BMP station is configured");
+    for station in stations {
+        table.row([
+            station.address.to_string(),
+            station.state.clone(),
+            station.sessions.to_string(),
+            station.messages_sent.to_string(),
+            text::octets(station.bytes_sent),
+            text::octets(station.queued_bytes),
+            station.messages_dropped.to_string(),
+            station.overflows.to_string(),
+            text::or_dash(&station.last_error),
         ]);
     }
     table.to_string()

@@ -45,6 +45,45 @@ pub fn write(path: &Path, content: &str) -> Result<(), Failure> {
     std::fs::write(path, content).map_err(|e| Failure::file("write", path, &e))
 }
 
+/// A file that is filled piece by piece under a name of its own, and gets its true one when it is whole.
+#[derive(Debug)]
+pub struct Growing {
+    file: std::fs::File,
+    part: std::path::PathBuf,
+    path: std::path::PathBuf,
+    octets: u64,
+}
+
+impl Growing {
+    /// An empty file beside `path`.
+    pub fn start(path: &Path) -> Result<Growing, Failure> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        let part = std::path::PathBuf::from(name);
+        let file = std::fs::File::create(&part).map_err(|e| Failure::file("write", &part, &e))?;
+        Ok(Growing { file, part, path: path.into(), octets: 0 })
+    }
+
+    /// Appends octets.
+    pub fn append(&mut self, octets: &[u8]) -> std::io::Result<()> {
+        self.octets += octets.len() as u64;
+        self.file.write_all(octets)
+    }
+
+    /// Makes it durable and gives it its name; how many octets it has.
+    pub fn finish(self) -> Result<u64, Failure> {
+        let named = self.file.sync_all().and_then(|()| std::fs::rename(&self.part, &self.path));
+        named.map_err(|e| Failure::file("write", &self.path, &e))?;
+        Ok(self.octets)
+    }
+
+    /// Throws away what there is of it.
+    pub fn discard(self) {
+        // Nothing more can be done about a file that cannot be removed.
+        let _ = std::fs::remove_file(&self.part);
+    }
+}
+
 /// The lines that only one of two texts has.
 fn difference(old: &str, new: &str) -> Vec<String> {
     let only = |a: &str, b: &str, mark: char| -> Vec<String> {

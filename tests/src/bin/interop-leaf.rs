@@ -55,8 +55,7 @@ async fn run() -> Option<std::convert::Infallible> {
         if let Some(routes) = read(&config_file).as_ref().and_then(routes) {
             speaker.originate(routes).await;
         }
-        let state =
-            json!({ "peers": speaker.peers().await, "routes": speaker.routes(RouteQuery::default()).await });
+        let state = json!({ "peers": speaker.peers().await, "routes": speaker.routes(RouteQuery::default()).await.routes });
         std::fs::write(&part, state.to_string()).ok()?;
         std::fs::rename(Path::new(&part), &state_file).ok()?;
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,0 +1,119 @@
+//! What both daemons answer of their BGP speaker on the administration socket.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bgp::io::{Speaker, TableDump};
+use bgp::types::Prefix;
+use bgp::view::{PeerView, RejectedView, RoutePage, RouteQuery, StationView};
+
+use crate::server::Refusal;
+use crate::wire::{PeerRoutes, RouteFilter};
+
+/// Finds the speaker of now; none before a leaf is enrolled.
+pub type Find = Arc<dyn Fn() -> Option<Speaker> + Send + Sync>;
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// Routes that an answer holds unless a limit is given.
+const LIMIT: usize = 1_000;
+/// Routes that an answer holds at most.
+const MAX_LIMIT: usize = 100_000;
+
+/// The part of the administration socket that is about the speaker.
+pub fn router(find: Find) -> Router {
+    Router::new()
+        .route("/v1/bgp/peers", get(peers))
+        .route("/v1/bgp/routes", get(routes))
+        .route("/v1/bgp/received", get(received))
+        .route("/v1/bgp/advertised", get(advertised))
+        .route("/v1/bgp/rejected", get(rejected))
+        .route("/v1/bgp/mrt", get(mrt))
+        .route("/v1/bgp/stations", get(stations))
+        .with_state(find)
+}
+
+fn there(find: &Find) -> Result<Speaker, Refusal> {
+    let message = "there is no BGP speaker yet: this leaf is not enrolled";
+    find().ok_or_else(|| Refusal::new(StatusCode::CONFLICT, "not-enrolled", message))
+}
+
+async fn peers(State(find): State<Find>) -> Json<Vec<PeerView>> {
+    Json(match find() {
+        Some(speaker) => speaker.peers().await,
+        None => Vec::new(),
+    })
+}
+
+async fn routes(State(find): State<Find>, Query(filter): Query<RouteFilter>) -> Answer<RoutePage> {
+    let query = route_query(filter).map_err(Refusal::bad_request)?;
+    let Some(speaker) = find() else { return Ok(Json(RoutePage::default())) };
+    if let Some(peer) = &query.peer {
+        known(&speaker, peer).await?;
+    }
+    Ok(Json(speaker.routes(query).await))
+}
+
+async fn received(State(find): State<Find>, Query(asked): Query<PeerRoutes>) -> Answer<RoutePage> {
+    let speaker = there(&find)?;
+    known(&speaker, &asked.peer).await?;
+    Ok(Json(speaker.received(asked.peer, limit(asked.limit)).await))
+}
+
+async fn advertised(State(find): State<Find>, Query(asked): Query<PeerRoutes>) -> Answer<RoutePage> {
+    let speaker = there(&find)?;
+    known(&speaker, &asked.peer).await?;
+    Ok(Json(speaker.advertised(asked.peer, limit(asked.limit)).await))
+}
+
+async fn known(speaker: &Speaker, peer: &str) -> Result<(), Refusal> {
+    // Our own routes are listed under this name.
+    if peer == "local" || speaker.knows(peer.into()).await {
+        return Ok(());
+    }
+    Err(Refusal::not_found(format!("no neighbour has the name or address {peer}")))
+}
+
+async fn rejected(State(find): State<Find>) -> Json<Vec<RejectedView>> {
+    Json(match find() {
+        Some(speaker) => speaker.rejected().await,
+        None => Vec::new(),
+    })
+}
+
+/// The table as MRT, sent piece by piece as fast as the reader takes it.
+async fn mrt(State(find): State<Find>) -> Result<Response, Refusal> {
+    let dump: TableDump = there(&find)?.dump().await;
+    let pieces = futures_util::stream::unfold(dump, |mut dump| async {
+        let piece = dump.next().await?;
+        Some((std::io::Result::Ok(Bytes::from(piece)), dump))
+    });
+    Ok(([("content-type", "application/octet-stream")], Body::from_stream(pieces)).into_response())
+}
+
+async fn stations(State(find): State<Find>) -> Json<Vec<StationView>> {
+    Json(find().map(|speaker| speaker.stations()).unwrap_or_default())
+}
+
+fn limit(asked: Option<usize>) -> usize {
+    asked.unwrap_or(LIMIT).clamp(1, MAX_LIMIT)
+}
+
+/// The speaker's query for a filter; an address stands for its host route.
+fn route_query(filter: RouteFilter) -> Result<RouteQuery, String> {
+    let prefix = match &filter.prefix {
+        None => None,
+        Some(text) => match (text.parse(), text.parse()) {
+            (Ok(prefix), _) => Some(prefix),
+            (_, Ok(address)) => Some(Prefix::host(address)),
+            _ => return Err(format!("{text:?} is neither a prefix nor an address")),
+        },
+    };
+    let (peer, longer) = (filter.peer, filter.longer.unwrap_or(false));
+    Ok(RouteQuery { prefix, peer, longer, rejected: true, limit: limit(filter.limit), ..Default::default() })
+}
