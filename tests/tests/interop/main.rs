@@ -32,12 +32,13 @@ pub(crate) enum Feature {
     RefreshSent,
     TheyRestart,
     WeRestart,
+    Md5,
     BfdUp,
     BfdCut,
 }
 
 impl Feature {
-    const ALL: [(Feature, &'static str); 10] = [
+    const ALL: [(Feature, &'static str); 11] = [
         (Feature::Routes, "routes"),
         (Feature::Ipv6, "IPv6"),
         (Feature::Communities, "communities"),
@@ -46,6 +47,7 @@ impl Feature {
         (Feature::RefreshSent, "refresh sent"),
         (Feature::TheyRestart, "they restart"),
         (Feature::WeRestart, "we restart"),
+        (Feature::Md5, "TCP-MD5"),
         (Feature::BfdUp, "BFD up"),
         (Feature::BfdCut, "BFD cut"),
     ];
@@ -57,6 +59,7 @@ impl Feature {
             (Make::OpenBgpd | Make::ExaBgp, _, _) if bfd => Some("it has no BFD"),
             (Make::GoBgp, _, _) if bfd => Some("version 3.10 has no BFD"),
             (_, Role::Reflector, _) if bfd => Some("the client's BFD is the same code in both roles"),
+            (_, Role::Reflector, Feature::Md5) => Some("a key is the same code in both roles"),
             (Make::GoBgp, _, Feature::RefreshAsked) => {
                 Some("softresetin works on the routes that it has kept: it never asks")
             }

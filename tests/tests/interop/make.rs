@@ -24,10 +24,14 @@ pub enum Role {
     Client,
     /// The same with BFD.
     ClientWithBfd,
+    /// The same with TCP-MD5.
+    ClientWithKey,
     /// The reflector, which our leaf and the witness dial.
     Reflector,
 }
 
+/// The TCP-MD5 key.
+pub const KEY: &str = "interop-key";
 /// Its address.
 pub const FAR: &str = "10.9.0.2";
 const EXABGP: Witness = Witness {
@@ -124,7 +128,8 @@ impl Make {
             Make::ExaBgp => {
                 let own: Vec<String> =
                     routes.iter().map(|n| route(*n)).chain([ROUTE_V6.to_string()]).collect();
-                EXABGP.start(space, &own.iter().map(String::as_str).collect::<Vec<_>>())
+                let key = (role == Role::ClientWithKey).then_some(KEY);
+                EXABGP.start(space, &own.iter().map(String::as_str).collect::<Vec<_>>(), key)
             }
         }
     }
@@ -314,14 +319,16 @@ fn bird(role: Role, routes: &[u8]) -> String {
     );
     let quick = "connect delay time 1; connect retry time 1; error wait time 1, 2; hold time 90; graceful restart on;";
     match role {
-        Role::Client | Role::ClientWithBfd => {
+        Role::Client | Role::ClientWithBfd | Role::ClientWithKey => {
             let bfd = if role == Role::ClientWithBfd { "bfd on;" } else { "" };
+            let key =
+                if role == Role::ClientWithKey { format!("password \"{KEY}\";") } else { String::new() };
             if !bfd.is_empty() {
                 text += "protocol bfd { interface \"*\" { min rx interval 300 ms; min tx interval 300 ms; multiplier 3; }; }\n";
             }
             let _ = writeln!(
                 text,
-                "protocol bgp near {{ local 10.9.0.2 as 64512; neighbor 10.9.0.1 as 64512; direct; {quick} {bfd} {own} }}"
+                "protocol bgp near {{ local 10.9.0.2 as 64512; neighbor 10.9.0.1 as 64512; direct; {quick} {bfd} {key} {own} }}"
             );
         }
         Role::Reflector => {
@@ -353,6 +360,7 @@ fn frr(role: Role, routes: &[u8]) -> String {
         match role {
             Role::Reflector => drop(writeln!(text, " neighbor {n} passive")),
             Role::ClientWithBfd => drop(writeln!(text, " neighbor {n} bfd 3 300 300")),
+            Role::ClientWithKey => drop(writeln!(text, " neighbor {n} password {KEY}")),
             Role::Client => {}
         }
     }
@@ -384,10 +392,12 @@ fn gobgp(role: Role) -> String {
     let mut text = "[global.config]\n  as = 64512\n  router-id = \"10.9.0.2\"\n".to_string();
     text += if role == Role::Reflector { "  local-address-list = [\"10.9.0.2\"]\n" } else { "  port = -1\n" };
     let neighbors: &[&str] = if role == Role::Reflector { &["10.9.0.1", "10.9.0.9"] } else { &["10.9.0.1"] };
+    let key =
+        if role == Role::ClientWithKey { format!("  auth-password = \"{KEY}\"\n") } else { String::new() };
     for n in neighbors {
         let _ = write!(
             text,
-            "[[neighbors]]\n[neighbors.config]\n  neighbor-address = \"{n}\"\n  peer-as = 64512\n\
+            "[[neighbors]]\n[neighbors.config]\n  neighbor-address = \"{n}\"\n  peer-as = 64512\n{key}\
              [neighbors.timers.config]\n  connect-retry = 5\n  idle-hold-time-after-reset = 1\n  hold-time = 90\n\
              [neighbors.graceful-restart.config]\n  enabled = true\n  restart-time = 60\n  deferral-time = 5\n\
              [neighbors.transport.config]\n  local-address = \"10.9.0.2\"\n"
@@ -425,8 +435,13 @@ fn openbgpd(role: Role, routes: &[u8], socket: &str) -> String {
             let _ = writeln!(text, "network {} set {{ nexthop 10.99.0.2 {set} }}", route(*n));
         }
         let _ = writeln!(text, "network {ROUTE_V6} set {{ nexthop 2001:db8:99::2 {set} }}");
-        text += "neighbor 10.9.0.1 {\n remote-as 64512\n local-address 10.9.0.2\n announce IPv4 unicast\n \
-                 announce IPv6 unicast\n announce restart yes\n}\n";
+        let key =
+            if role == Role::ClientWithKey { format!(" tcp md5sig password {KEY}\n") } else { String::new() };
+        let _ = write!(
+            text,
+            "neighbor 10.9.0.1 {{\n remote-as 64512\n local-address 10.9.0.2\n announce IPv4 unicast\n \
+             announce IPv6 unicast\n announce restart yes\n{key}}}\n"
+        );
     }
     text + "allow from any\nallow to any\n"
 }

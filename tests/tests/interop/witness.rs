@@ -36,7 +36,8 @@ pub struct Heard {
 
 impl Witness {
     /// Starts it with these prefixes.
-    pub fn start(&self, space: &mut Space, prefixes: &[&str]) -> Check {
+    pub fn start(&self, space: &mut Space, prefixes: &[&str], key: Option<&str>) -> Check {
+        let key = key.map(|k| format!("md5-password {k}; ")).unwrap_or_default();
         let (name, local, remote) = (self.name, self.local, self.remote);
         space.write(&format!("{name}.commands"), "")?;
         let script = format!(
@@ -51,7 +52,7 @@ impl Witness {
             &format!("{name}.conf"),
             &format!(
                 "process feed {{ run {feed}; encoder json; }}\nneighbor {remote} {{\n router-id {local}; local-address {local}; \
-                 local-as 64512; peer-as 64512; hold-time 90;\n family {{ ipv4 unicast; ipv6 unicast; }}\n \
+                 local-as 64512; peer-as 64512; hold-time 90; {key}\n family {{ ipv4 unicast; ipv6 unicast; }}\n \
                  capability {{ graceful-restart 120; route-refresh enable; asn4 enable; }}\n \
                  api {{ processes [feed]; receive {{ parsed; update; refresh; }} neighbor-changes; }}\n}}\n"
             ),
