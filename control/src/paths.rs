@@ -86,6 +86,11 @@ impl Paths {
         self.state.join("bgp-peers.json")
     }
 
+    /// The string by which a second hub joins (mode 0600), until it has.
+    pub fn join_string(&self) -> PathBuf {
+        self.state.join("join")
+    }
+
     /// The leaf's last admission and topology.
     pub fn leaf_state(&self) -> PathBuf {
         self.state.join("admission.json")

@@ -20,6 +20,8 @@
 //! | `GET /v1/leaves` | hub | list of `enrollment::view::LeafView` |
 //! | `POST /v1/leaves/{name}/revoke` | hub | [`Done`] |
 //! | `GET /v1/claims` | both | list of `enrollment::view::ClaimView` |
+//! | `POST /v1/hubs/invite` | hub | [`NewHubInvite`] → [`InviteAnswer`] |
+//! | `POST /v1/hubs/{name}/retire` | hub | [`Done`] |
 //! | `GET /v1/audit` | hub | [`AuditPage`] → list of `enrollment::view::AuditEntryView`, newest first |
 //! | `GET /v1/audit/verify` | hub | `enrollment::view::AuditReport` |
 //! | `GET /v1/claims/history` | hub | [`HistoryFilter`] → list of `enrollment::view::ClaimHistoryView` |
@@ -129,6 +131,27 @@ pub struct NodeStatus {
     /// Enrolled leaves (hub).
     #[serde(default)]
     pub leaves: usize,
+    /// How the registry stands with the other hubs' (hub).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
+}
+
+/// How a hub's registry stands with the others'.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplicationStatus {
+    /// SHA-256 over everything that hubs in step have in common, hexadecimal.
+    pub digest: String,
+    /// The other hubs.
+    pub hubs: Vec<enrollment::exchange::ReplicaView>,
+}
+
+/// Asks for the string by which a second hub joins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewHubInvite {
+    /// The second hub's name.
+    pub name: String,
+    /// Seconds until it expires.
+    pub expires_secs: u64,
 }
 
 /// Sessions and routes in numbers.

@@ -62,7 +62,7 @@ pub fn enroll(
 ) -> Result<Decision, Refusal> {
     let origin = origin.into();
     let request: EnrollRequest = envelope.open()?;
-    let Some(invite) = state.invite(&request.invite) else {
+    let Some(invite) = state.invite(&request.invite).filter(|invite| !invite.for_hub) else {
         return refuse(ReasonCode::InviteUnknown);
     };
     let payload = &[envelope.payload.0.as_slice()];
@@ -151,7 +151,7 @@ fn check_enroll_source(
     Err(Refusal::new(ReasonCode::UnderlayForbidden, message))
 }
 
-fn check_open(invite: &InviteRecord, now: u64) -> Result<(), Refusal> {
+pub(crate) fn check_open(invite: &InviteRecord, now: u64) -> Result<(), Refusal> {
     match invite.status(now) {
         InviteStatus::Open => Ok(()),
         InviteStatus::Spent => refuse(ReasonCode::InviteSpent),
@@ -160,7 +160,7 @@ fn check_open(invite: &InviteRecord, now: u64) -> Result<(), Refusal> {
     }
 }
 
-fn spend(invite: &InviteRecord, now: u64) -> Change {
+pub(crate) fn spend(invite: &InviteRecord, now: u64) -> Change {
     let used = invite.used.saturating_add(1);
     let spent_at = (used >= invite.uses).then_some(now);
     Change::Invite(Arc::new(InviteRecord { used, spent_at, ..invite.clone() }))
@@ -501,6 +501,7 @@ pub fn invite(
         used: 0,
         used_at: [0; 2],
         last_used_at: None,
+        for_hub: false,
         created_at: now,
         created_generation: state.generation,
         expires_at: now.saturating_add(order.expires_in_secs),

@@ -61,8 +61,8 @@ pub struct Batch {
     pub snapshot: Option<Snapshot>,
     /// What the answering hub has.
     pub heads: Heads,
-    /// Its registry's digest, hexadecimal.
-    pub digest: String,
+    /// Its registry's digest, hexadecimal, when there is nothing new.
+    pub digest: Option<String>,
     /// Its clock, seconds since 1970.
     pub now: u64,
     /// Set when both have an entry of one number that differs: one of them was restored from a backup and went on.
@@ -170,10 +170,6 @@ pub struct JoinAnswer {
     pub foyer_hub: Ipv4Addr,
     /// The fabric's autonomous system.
     pub asn: u32,
-    /// Life of a lease in seconds.
-    pub lease_secs: u64,
-    /// How long leaves keep everything without a hub, in seconds.
-    pub fail_static_secs: u64,
 }
 
 impl JoinAnswer {

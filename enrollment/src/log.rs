@@ -77,6 +77,8 @@ pub(crate) struct StoredInvite {
     used_at: [u32; 2],
     #[serde(default)]
     last_used_at: Option<u64>,
+    #[serde(default)]
+    for_hub: bool,
     created_at: u64,
     created_generation: u64,
     expires_at: u64,
@@ -102,6 +104,7 @@ impl StoredInvite {
             used: invite.used,
             used_at: invite.used_at,
             last_used_at: invite.last_used_at,
+            for_hub: invite.for_hub,
             created_at: invite.created_at,
             created_generation: invite.created_generation,
             expires_at: invite.expires_at,
@@ -127,6 +130,7 @@ impl StoredInvite {
             // Earlier versions knew one hub alone.
             used_at: if self.used_at == [0; 2] { [self.used, 0] } else { self.used_at },
             last_used_at: self.last_used_at.or(self.spent_at),
+            for_hub: self.for_hub,
             created_at: self.created_at,
             created_generation: self.created_generation,
             expires_at: self.expires_at,

@@ -2,6 +2,7 @@
 
 use crate::identity::{LeafName, SigningKey, WireguardKey};
 use crate::reason::{ReasonCode, Refusal};
+use crate::registry::HubRecord;
 use crate::topology::HubNode;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -70,6 +71,8 @@ pub struct HubSettings {
     pub fail_static_secs: u64,
     /// After how long a leaf whose lease ran out, that left or was revoked, is forgotten; `None` = never.
     pub forget_leaves_secs: Option<u64>,
+    /// The hubs that this one was told when it joined, itself among them; empty: it is the first.
+    pub known_hubs: Vec<HubRecord>,
 }
 
 /// Why settings cannot work.
@@ -109,6 +112,7 @@ impl HubSettings {
             api_port: API_PORT,
             asn: ASN,
             lease_secs: LEASE_SECS,
+            known_hubs: Vec::new(),
             fail_static_secs: FAIL_STATIC_SECS,
             forget_leaves_secs: None,
         })

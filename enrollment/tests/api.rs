@@ -170,7 +170,7 @@ async fn codes_of_two_hubs(seen: &mut BTreeSet<ReasonCode>) {
     let (first, second) = (Hub::start().await, Hub::start().await);
     let record = |hub: &Hub, index| {
         let node = hub.registry.snapshot().hub.node();
-        enrollment::registry::HubRecord { node, index, joined_at: NOW, version: 1, retired_at: None }
+        enrollment::registry::HubRecord { node, index, joined_at: NOW, version: 2, retired_at: None }
     };
     let hubs = vec![record(&first, 0), record(&second, 1)];
     first.registry.adopt_hubs(hubs.clone()).await.unwrap();

@@ -78,9 +78,10 @@ async fn a_shortened_log_is_followed_from_its_checkpoint() {
     hub.registry.compact_log(2).await.unwrap();
     let report = hub.registry.verify_audit().await.unwrap();
     assert_eq!((report.entries, report.fault), (2, None));
-    let folder = hub.folder.clone();
+    let (folder, port) = (hub.folder.clone(), hub.port);
     drop(hub);
-    let hub = Hub::start_in(folder, Limits::default(), applied_at_once(), |_| {}).await;
+    let same = |settings: &mut enrollment::policy::HubSettings| settings.api_port = port;
+    let hub = Hub::start_in(folder, Limits::default(), applied_at_once(), same).await;
     hub.registry.revoke(name("aws")).await.unwrap();
     let report = hub.registry.verify_audit().await.unwrap();
     assert_eq!((report.entries, report.fault), (3, None));

@@ -5,6 +5,7 @@ mod common;
 use common::*;
 use enrollment::exchange::Batch;
 use enrollment::io::http::Limits;
+use enrollment::policy::HubSettings;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::registry::HubRecord;
 use enrollment::wire::Operation;
@@ -17,7 +18,7 @@ async fn two_hubs() -> (Hub, Hub) {
     let second = Hub::start_with(unlimited(), |settings| settings.overlay = ip("127.10.0.3")).await;
     let record = |hub: &Hub, index: u8| {
         let node = hub.registry.snapshot().hub.node();
-        HubRecord { node, index, joined_at: NOW, version: 1, retired_at: None }
+        HubRecord { node, index, joined_at: NOW, version: 2, retired_at: None }
     };
     let hubs = vec![record(&first, 0), record(&second, 1)];
     first.registry.adopt_hubs(hubs.clone()).await.unwrap();
@@ -88,9 +89,10 @@ async fn two_registries_become_equal() {
     }
     let history = first.registry.claim_history(Some(ip("10.81.10.1")), 9).await.unwrap();
     assert!(history.iter().any(|entry| entry.leaf == "oci" && entry.step.as_str() == "lost"));
-    let folder = first.folder.clone();
+    let (folder, port) = (first.folder.clone(), first.port);
     drop(first);
-    let again = Hub::start_in(folder, Limits::default(), applied_at_once(), |_| {}).await;
+    let same = |settings: &mut HubSettings| settings.api_port = port;
+    let again = Hub::start_in(folder, Limits::default(), applied_at_once(), same).await;
     assert_eq!(again.registry.digest().await.unwrap(), one, "read from disk again");
 }
 
@@ -153,8 +155,10 @@ async fn a_restored_hub_is_mended_or_named() {
     first.invite(order("aws", &[])).await;
     pull(&second, &first).await.unwrap();
     let wanted = first.registry.digest().await.unwrap();
+    let port = first.port;
     drop(first);
-    let restored = Hub::start_in(Arc::new(copy), Limits::default(), applied_at_once(), |_| {}).await;
+    let same = |settings: &mut HubSettings| settings.api_port = port;
+    let restored = Hub::start_in(Arc::new(copy), Limits::default(), applied_at_once(), same).await;
     let before = restored.registry.heads().await.unwrap();
     pull(&restored, &second).await.unwrap();
     assert_eq!(restored.registry.digest().await.unwrap(), wanted, "its own entries came back");

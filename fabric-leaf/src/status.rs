@@ -54,6 +54,7 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
         bgp,
         refused: membership.refused.iter().map(|(&a, refusal)| (a, api_error(refusal))).collect(),
         leaves: 0,
+        replication: None,
     }
 }
 

@@ -10,8 +10,8 @@ use config::Kind;
 use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
-    ApiError, AuditPage, ConfigView, Done, HistoryFilter, InviteAnswer, MoveClaim, NewInvite, NodeStatus,
-    ResourceView, RouteName,
+    ApiError, AuditPage, ConfigView, Done, HistoryFilter, InviteAnswer, MoveClaim, NewHubInvite, NewInvite,
+    NodeStatus, ResourceView, RouteName,
 };
 use enrollment::approval::Verdict;
 use enrollment::view::ClaimHistoryView;
@@ -38,6 +38,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/pending/{what}/deny", post(deny))
         .route("/v1/leaves/{name}/revoke", post(revoke))
         .route("/v1/claims", get(claims))
+        .route("/v1/hubs/invite", post(invite_hub))
+        .route("/v1/hubs/{name}/retire", post(retire_hub))
         .route("/v1/audit", get(audit))
         .route("/v1/audit/verify", get(verify_audit))
         .route("/v1/claims/history", get(history))
@@ -131,6 +133,28 @@ async fn invite(State(hub): State<Arc<Hub>>, Json(wanted): Json<NewInvite>) -> A
         site: invite.site.to_string(),
         expires_secs: wanted.expires_secs,
     }))
+}
+
+async fn invite_hub(State(hub): State<Arc<Hub>>, Json(wanted): Json<NewHubInvite>) -> Answer<InviteAnswer> {
+    let enrolled = enrolled(&hub)?;
+    let name = wanted.name.parse();
+    let name = name.map_err(|e| Refusal::bad_request(format!("name {:?}: {e}", wanted.name)))?;
+    let invite = enrolled.registry.create_hub_invite(name, wanted.expires_secs).await.map_err(refused)?;
+    enrolled.applied(enrolled.registry.snapshot().generation).await;
+    Ok(Json(InviteAnswer {
+        invite: invite.encode().to_string(),
+        id: invite.id.to_string(),
+        site: invite.site.to_string(),
+        expires_secs: wanted.expires_secs,
+    }))
+}
+
+async fn retire_hub(State(hub): State<Arc<Hub>>, Path(name): Path<String>) -> Answer<Done> {
+    let enrolled = enrolled(&hub)?;
+    let parsed = name.parse().map_err(|e| Refusal::bad_request(format!("hub {name:?}: {e}")))?;
+    let generation = enrolled.registry.retire_hub(parsed).await.map_err(refused)?;
+    enrolled.applied(generation).await;
+    Ok(Json(Done { changed: true, detail: format!("hub {name} is retired; another one can join") }))
 }
 
 async fn invites(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::InviteView>> {

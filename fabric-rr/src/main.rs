@@ -8,6 +8,7 @@
 
 mod http;
 mod hub;
+mod join;
 mod memory;
 mod moves;
 mod run;

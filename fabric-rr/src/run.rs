@@ -15,6 +15,9 @@ use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
 use dataplane::state::{PrivateKey, PublicKey};
+use enrollment::exchange::JoinAnswer;
+use enrollment::io::follow::Replication;
+use enrollment::io::hub_http::{self, HubService};
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::store::Registry;
 use enrollment::policy::HubSettings;
@@ -22,11 +25,13 @@ use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
 use crate::memory::Memory;
-use crate::{http, hub};
+use crate::{http, hub, join};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
 /// paths differ and must not be the narrowest; each leaf keeps its own limit by tunnel MTU and clamp.
 const WIDEST_PATH: u16 = dataplane::mtu::MAX_PATH;
+/// The same with a second hub, octets: what the hubs say to each other ends here, and no leaf's clamp makes it fit.
+const PATH_BETWEEN_HUBS: u16 = 1500;
 /// How long the first convergence may take.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer waits for the kernel to have what was decided.
@@ -58,6 +63,8 @@ pub struct Enrolled {
     pub settings: HubSettings,
     /// The truth about leaves, claims and invites.
     pub registry: Registry,
+    /// How this hub's registry follows the others'.
+    pub replication: Replication,
     /// Interfaces, peers and filters.
     pub dataplane: Dataplane,
     applied: watch::Receiver<u64>,
@@ -96,7 +103,7 @@ pub enum RunError {
     Start(String),
 }
 
-fn start_error(error: impl std::fmt::Display) -> RunError {
+pub(crate) fn start_error(error: impl std::fmt::Display) -> RunError {
     RunError::Start(error.to_string())
 }
 
@@ -147,7 +154,8 @@ async fn start(
         // The overlay addresses must be there before anything can listen on them.
         let admissions = opened.registry.snapshot();
         let key = opened.private_key.clone();
-        let wished = hub::wished(&admissions, key, opened.port, wireguard_mtu(), &Default::default());
+        let wished =
+            hub::wished(&admissions, key, opened.port, wireguard_mtu(&admissions), &Default::default());
         opened.dataplane.wish(admissions.generation, wished);
         converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
     }
@@ -155,7 +163,7 @@ async fn start(
     let memory = Memory::at(paths.remembered_peers());
     let mut settings = speaker_config(router, opened.as_ref())?;
     settings.restarting = restarting(router, opened.as_ref(), memory.recall());
-    let speaker = Speaker::start(settings, router.listen.clone()).await.map_err(start_error)?;
+    let speaker = Speaker::start(settings, listening(router, opened.as_ref())).await.map_err(start_error)?;
     tokio::spawn(memory.keep(speaker.clone()));
     for address in &router.bmp_stations {
         let statistics_secs = router.bmp_statistics_secs;
@@ -187,6 +195,19 @@ fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<Speaker
     Ok(speaker)
 }
 
+/// Where BGP is served. The configuration's default is the first hub's overlay address; a hub that joined has another.
+fn listening(router: &BgpRouter, opened: Option<&Opened>) -> Vec<SocketAddr> {
+    let own = opened.map(|opened| &opened.settings).filter(|settings| !settings.known_hubs.is_empty());
+    let first = own.map(|s| std::net::Ipv4Addr::from_bits(s.overlay_prefix.network().to_bits() + 1));
+    let moved = |at: &SocketAddr| match (own, first) {
+        (Some(own), Some(first)) if at.ip() == IpAddr::V4(first) => {
+            SocketAddr::from((own.overlay, at.port()))
+        }
+        _ => *at,
+    };
+    router.listen.iter().map(moved).collect()
+}
+
 /// Starts what turns admissions into state, then opens the leaf API.
 async fn serve_enrollment(
     opened: Opened,
@@ -208,28 +229,32 @@ async fn serve_enrollment(
     tokio::spawn(crate::moves::follow(opened.registry.clone(), speaker));
     let service = enrollment::io::http::Service::with_underlay(
         opened.registry.clone(),
-        opened.keys,
+        opened.keys.clone(),
         enrollment::io::http::Limits::default(),
         applied_hook(applied.clone()),
         underlay_hook(opened.dataplane.clone()),
     );
+    let hubs = HubService::new(opened.registry.clone(), opened.keys.clone(), applied_hook(applied.clone()));
+    let router = enrollment::io::http::router(service).merge(hub_http::router(hubs));
     for address in [opened.settings.overlay, opened.settings.foyer_hub] {
         let at = SocketAddr::from((address, opened.settings.api_port));
         let listener = tokio::net::TcpListener::bind(at)
             .await
             .map_err(|error| RunError::Io { what: format!("listening on {at} for leaves"), error })?;
-        tokio::spawn(enrollment::io::listener::serve(listener, service.clone()));
+        tokio::spawn(enrollment::io::listener::serve_router(listener, router.clone()));
     }
     Ok(Enrolled {
         settings: opened.settings,
+        replication: Replication::start(opened.registry.clone(), opened.keys),
         registry: opened.registry,
         dataplane: opened.dataplane,
         applied,
     })
 }
 
-fn wireguard_mtu() -> u16 {
-    dataplane::mtu::mtus(WIDEST_PATH, false).wireguard
+fn wireguard_mtu(admissions: &Admissions) -> u16 {
+    let path = if admissions.hubs.is_empty() { WIDEST_PATH } else { PATH_BETWEEN_HUBS };
+    dataplane::mtu::mtus(path, false).wireguard
 }
 
 /// What the leaf API awaits before it answers: the kernel and the speaker have the new admissions.
@@ -281,13 +306,30 @@ async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -
     settings.lease_secs = policy.lease_secs;
     settings.fail_static_secs = policy.fail_static_secs;
     settings.forget_leaves_secs = (policy.forget_leaves_secs > 0).then_some(policy.forget_leaves_secs);
-    let registry =
-        Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
     // Leaves are behind NAT: a hub that was restarted calls them where they were.
     let memory = paths.state.join("endpoints.json");
     let dataplane = Dataplane::start_remembering(Choice::Auto, Some(memory)).await.map_err(start_error)?;
+    let port = config.wireguard.spec.listen_port;
+    if let Some(answer) = join::joined(paths, &keys, &settings.endpoints, &dataplane, port).await? {
+        settings = joined_settings(settings, answer)?;
+    }
+    let registry =
+        Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
-    Ok(Opened { settings, keys, registry, dataplane, private_key, port: config.wireguard.spec.listen_port })
+    Ok(Opened { settings, keys, registry, dataplane, private_key, port })
+}
+
+/// The settings of a hub that joined: its name and address are those that it was given.
+fn joined_settings(settings: HubSettings, answer: JoinAnswer) -> Result<HubSettings, RunError> {
+    let own = answer.record(&settings.signing_key);
+    let own = own.ok_or_else(|| start_error("joined.json is another hub's: its key is not this one's"))?;
+    if settings.overlay_prefix != answer.overlay_prefix || settings.asn != answer.asn {
+        let (prefix, asn) = (answer.overlay_prefix, answer.asn);
+        let what = format!("the fabric has overlayPrefix {prefix} and asn {asn}: hub.yaml must say the same");
+        return Err(start_error(what));
+    }
+    let node = own.node.clone();
+    Ok(HubSettings { name: node.name, overlay: node.overlay, known_hubs: answer.hubs, ..settings })
 }
 
 async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, RunError> {
@@ -427,7 +469,7 @@ impl Derive {
             let rotated = hub::rotated(&before, &now);
             let calls = if rotated.is_empty() { BTreeMap::new() } else { self.endpoints(rotated).await };
             before = now.clone();
-            let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu(), &calls);
+            let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu(&now), &calls);
             self.dataplane.wish(now.generation, wished);
             let peers = dynamic_peers(&self.config, &self.options, Some(&now));
             self.speaker.set_dynamic_peers(peers).await;
@@ -443,7 +485,11 @@ impl Derive {
 }
 
 /// Waits until the dataplane has applied a generation.
-async fn converged(dataplane: &Dataplane, generation: u64, limit: Duration) -> Result<(), RunError> {
+pub(crate) async fn converged(
+    dataplane: &Dataplane,
+    generation: u64,
+    limit: Duration,
+) -> Result<(), RunError> {
     let mut report = dataplane.report();
     let done = report.wait_for(|r| r.generation >= generation && r.converged);
     let outcome = tokio::time::timeout(limit, done).await.map(|ended| ended.map(|_| ()));

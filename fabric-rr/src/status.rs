@@ -2,7 +2,7 @@
 
 use bgp::view::PeerView;
 use config::Kind;
-use control::wire::{BgpSummary, NodeStatus, ResourceView};
+use control::wire::{BgpSummary, NodeStatus, ReplicationStatus, ResourceView};
 use serde_json::json;
 
 use crate::run::Hub;
@@ -30,7 +30,15 @@ pub async fn node(hub: &Hub) -> NodeStatus {
         claims: Vec::new(),
         refused: Default::default(),
         leaves: hub.enrolled.as_ref().map_or(0, |e| e.registry.snapshot().leaves.len()),
+        replication: replication(hub).await,
     }
+}
+
+/// None without enrollment, or when the registry does not answer.
+async fn replication(hub: &Hub) -> Option<ReplicationStatus> {
+    let enrolled = hub.enrolled.as_ref()?;
+    let digest = enrolled.registry.digest().await.ok()?;
+    Some(ReplicationStatus { digest, hubs: enrolled.replication.views() })
 }
 
 fn summary(peers: &[PeerView]) -> BgpSummary {

@@ -95,7 +95,7 @@ async fn ask(context: &Context, request: &EnrollRequest) -> Result<EnrollSummary
     })
 }
 
-fn from_stdin() -> Result<String, Failure> {
+pub(super) fn from_stdin() -> Result<String, Failure> {
     use std::io::Read;
     let mut text = String::new();
     let read = std::io::stdin().lock().take(INVITE_LIMIT).read_to_string(&mut text);

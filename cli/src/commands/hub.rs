@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, Subcommand};
 use control::Node;
+use control::wire::{Done, InviteAnswer, NewHubInvite};
 use enrollment::io::keys::NodeKeys;
+use enrollment::io::private_file;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use crate::context::Context;
+use crate::context::{Context, escape};
 use crate::failure::Failure;
 use crate::io::files::{self, Written};
 use crate::io::starter::{self, Started};
@@ -32,9 +34,27 @@ enum HubVerb {
     /// Makes keys and hub.yaml, and starts the daemon; what is there already stays
     #[command(after_help = "Examples:\n  \
         routerctl hub init --endpoint 203.0.113.10\n  \
+        routerctl hub init --endpoint 203.0.113.20 --join STRING\n  \
         routerctl hub init --endpoint 203.0.113.10:51820 --permit 10.81.0.0/16 --permit 10.82.0.0/16 --no-start\n\n\
         Running it again changes nothing. A hub.yaml that says something else is shown and left alone.")]
     Init(InitArgs),
+    /// Prints the one string by which a second hub joins
+    #[command(after_help = "Example: routerctl hub invite --name hub-2\n\n\
+        On the second machine: routerctl hub init --endpoint 203.0.113.20 --join STRING")]
+    Invite {
+        /// The second hub's name
+        #[arg(long, default_value = "hub-2")]
+        name: String,
+        /// How long the string holds, for example 30m, 1h, 2d
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = text::parse_seconds)]
+        expires: u64,
+    },
+    /// Takes the other hub out for good, so that another machine can join in its place
+    #[command(after_help = "Example: routerctl hub retire hub-2")]
+    Retire {
+        /// The other hub's name, as `routerctl status` shows it
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +71,10 @@ struct InitArgs {
     /// Autonomous system number of the fabric [default: 64512]
     #[arg(long, value_name = "N")]
     asn: Option<u32>,
+    /// Joins the fabric of another hub as its second one, by the string of its `routerctl hub invite`; - reads it
+    /// from standard input
+    #[arg(long, value_name = "STRING")]
+    join: Option<String>,
     /// Only writes; the daemon is started by somebody else
     #[arg(long)]
     no_start: bool,
@@ -79,7 +103,23 @@ struct InitReport {
 
 /// Runs the verb.
 pub async fn run(context: &Context, args: HubArgs) -> Result<Answer, Failure> {
-    let HubVerb::Init(args) = args.verb;
+    let args = match args.verb {
+        HubVerb::Init(args) => args,
+        HubVerb::Invite { name, expires } => {
+            let wanted = NewHubInvite { name, expires_secs: expires };
+            let answer: InviteAnswer = context.only(Node::Hub)?.post("/v1/hubs/invite", &wanted).await?;
+            return context.answer(&answer, |answer| answer.invite.clone());
+        }
+        HubVerb::Retire { name } => {
+            let path = format!("/v1/hubs/{}/retire", escape(&name));
+            let done: Done = context.only(Node::Hub)?.post(&path, &()).await?;
+            return context.answer(&done, |done| text::plain(&done.detail));
+        }
+    };
+    init(context, args).await
+}
+
+async fn init(context: &Context, args: InitArgs) -> Result<Answer, Failure> {
     if context.node == Some(Node::Leaf) {
         return Err(Failure::usage("a hub is no leaf").fix("leave --node out"));
     }
@@ -109,6 +149,7 @@ pub async fn run(context: &Context, args: HubArgs) -> Result<Answer, Failure> {
         Failure::bad("key-file-unsafe", format!("the keys cannot be made: {error}"))
             .fix(format!("check free space and owner of {path}; key files have mode 0600"))
     })?;
+    let joins = leave_join_string(context, args.join.as_deref())?;
     let daemon = match args.no_start {
         true => None,
         false => Some(starter::ensure(context, Node::Hub).await?),
@@ -122,9 +163,34 @@ pub async fn run(context: &Context, args: HubArgs) -> Result<Answer, Failure> {
         signing_key: keys.signing_key().to_string(),
         endpoints: args.endpoint,
         daemon,
-        changed: config_made || !keys_there || started,
+        changed: config_made || !keys_there || joins || started,
     };
     context.answer(&report, people)
+}
+
+/// Puts the string to join by where the daemon finds it, mode 0600. A hub that has a registry has joined already, or
+/// is a first one.
+fn leave_join_string(context: &Context, join: Option<&str>) -> Result<bool, Failure> {
+    let Some(join) = join else { return Ok(false) };
+    if context.paths.registry().exists() {
+        return match context.paths.state.join("joined.json").exists() {
+            true => Ok(false),
+            false => Err(Failure::bad("config-differs", "this machine is the first hub of a fabric already")
+                .fix("join with a machine that is no hub yet, or remove this hub's state first")),
+        };
+    }
+    let join = match join {
+        "-" => super::enroll::from_stdin()?,
+        join => join.to_string(),
+    };
+    enrollment::invite::Invite::decode(&join)
+        .map_err(|refusal| Failure::bad(refusal.code.as_str(), refusal.message.clone()).fix(refusal.fix()))?;
+    let path = context.paths.join_string();
+    private_file::write(&path, join.trim().as_bytes()).map_err(|error| {
+        Failure::bad("state-file-failed", format!("the string cannot be kept: {error}"))
+            .fix("check free space and permissions of the state directory")
+    })?;
+    Ok(true)
 }
 
 /// An address with or without its port.
@@ -198,6 +264,7 @@ mod tests {
             overlay_prefix: None,
             permit: vec![],
             asn: None,
+            join: None,
             no_start: true,
         }
     }

@@ -1,7 +1,7 @@
 //! `routerctl status`: how the node stands, on one page.
 
 use clap::Args;
-use control::wire::NodeStatus;
+use control::wire::{NodeStatus, ReplicationStatus};
 use dataplane::view::Report;
 
 use crate::context::Context;
@@ -59,6 +59,7 @@ fn people(status: &NodeStatus) -> String {
         parts.push(routes(report));
     }
     parts.insert(0, text::pairs(&head));
+    parts.extend(status.replication.as_ref().map(replication));
     for why in &status.why {
         parts.push(format!("not ready: {}", text::plain(why)));
     }
@@ -74,6 +75,33 @@ fn people(status: &NodeStatus) -> String {
     }
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
+}
+
+/// The other hubs, and whether the registries agree.
+fn replication(replication: &ReplicationStatus) -> String {
+    let digest = |digest: &str| digest.chars().take(16).collect::<String>();
+    let own = format!("registry digest  {}", digest(&replication.digest));
+    if replication.hubs.is_empty() {
+        return own;
+    }
+    let head = ["OTHER HUB", "OVERLAY", "STATE", "LAG", "ANSWERED", "CLOCK AHEAD", "DIGEST"];
+    let mut table = Table::new(head, "");
+    for hub in &replication.hubs {
+        let ago = hub.answered_secs_ago.map(|secs| format!("{} ago", text::seconds(secs)));
+        table.row([
+            hub.hub.name.to_string(),
+            hub.hub.overlay.to_string(),
+            hub.state.clone(),
+            format!("{} entries", hub.lag_entries),
+            ago.unwrap_or_else(|| "never".into()),
+            format!("{}s", hub.clock_ahead_secs),
+            text::or_dash(&hub.digest.as_deref().map(digest)),
+        ]);
+    }
+    let errors = replication.hubs.iter().filter_map(|hub| {
+        hub.error.as_ref().map(|error| format!("\n{}: {}", hub.hub.name, text::plain(error)))
+    });
+    format!("{own}\n\n{table}{}", errors.collect::<String>())
 }
 
 /// A serialised enum's word.

@@ -26,7 +26,11 @@ type Sources = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// Serves the API on a listener until the task is dropped or aborted.
 pub async fn serve(listener: TcpListener, service: Service) {
-    let router = router(service);
+    serve_router(listener, router(service)).await;
+}
+
+/// The same for any router, such as the leaf API's with that of the hubs.
+pub async fn serve_router(listener: TcpListener, router: axum::Router) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let sources = Sources::default();
     let mut connections = tokio::task::JoinSet::new();

@@ -1,7 +1,9 @@
 //! Everything that touches the outside: SQLite, HTTP, key and state files, the clock.
 
 pub mod client;
+pub mod follow;
 pub mod http;
+pub mod hub_http;
 pub mod keys;
 pub mod leaf_state;
 pub mod listener;

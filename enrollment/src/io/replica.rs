@@ -3,11 +3,14 @@
 use super::log_store;
 use super::schema;
 use super::store::{Owner, Registry, failed};
-use crate::exchange::{self, BATCH_ENTRIES, BATCH_OCTETS, Batch, Heads, Snapshot};
-use crate::identity::SigningKey;
-use crate::log::{Entry, Fact, FactText};
+use crate::exchange::{self, BATCH_ENTRIES, BATCH_OCTETS, Batch, Heads, JoinAnswer, Signed, Snapshot};
+use crate::identity::{LeafName, SigningKey};
+use crate::invite::Invite;
+use crate::log::{Actor, Entry, Fact, FactText};
+use crate::policy::InviteOrder;
 use crate::reason::{ReasonCode, Refusal};
 use crate::registry::{Change, HubRecord, State};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What taking in a batch came to.
@@ -40,6 +43,35 @@ impl Registry {
         self.call(move |owner| owner.take(batch)).await
     }
 
+    /// Makes an invite for a second hub.
+    pub async fn create_hub_invite(&self, name: LeafName, expires_in_secs: u64) -> Result<Invite, Refusal> {
+        let order = InviteOrder { expires_in_secs, ..InviteOrder::for_site(name) };
+        self.make_invite(order, true).await
+    }
+
+    /// Lets a hub in by its invite. Gives what it needs to know and the generation that has its tunnel.
+    pub async fn join_hub(&self, signed: Signed, source: IpAddr) -> Result<(JoinAnswer, u64), Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let (request, changes) = owner.state.join_hub(&signed, source, now)?;
+            owner.commit(&Actor::Invited(request.invite), "hub/join", &changes, now)?;
+            tracing::info!(key = %request.signing_key, "a hub joined");
+            Ok((owner.state.join_answer(), owner.state.generation()))
+        })
+        .await
+    }
+
+    /// Takes a hub out for good: nothing that it signs from now on is heard, and another one can join.
+    pub async fn retire_hub(&self, name: LeafName) -> Result<u64, Refusal> {
+        self.call(move |owner| {
+            let now = (owner.clock)();
+            let changes = owner.state.retire_hub(&name, now)?;
+            owner.commit(&Actor::Admin, "hub/retire", &changes, now)?;
+            Ok(owner.state.generation())
+        })
+        .await
+    }
+
     /// Makes other hubs known before the log says so (a hub that joins).
     pub async fn adopt_hubs(&self, hubs: Vec<HubRecord>) -> Result<(), Refusal> {
         self.call(move |owner| {
@@ -62,9 +94,8 @@ fn refused(why: impl Into<String>) -> Refusal {
 impl Owner {
     fn batch(&self, asking: &SigningKey, have: &Heads) -> Result<Batch, Refusal> {
         let heads = self.log.heads().clone();
-        let digest = hex(&self.state.digest());
         let now = (self.clock)();
-        let mut batch = Batch { entries: Vec::new(), snapshot: None, heads, digest, now, forked: None };
+        let mut batch = Batch { entries: Vec::new(), snapshot: None, heads, digest: None, now, forked: None };
         for (origin, theirs) in have {
             let differs = match log_store::hash_at(&self.db, origin, theirs.seq).map_err(failed)? {
                 Some(hash) => hash != theirs.hash,
@@ -100,6 +131,9 @@ impl Owner {
         };
         let entries = entries.into_iter().take(BATCH_ENTRIES).take_while(fits);
         batch.entries = entries.map(|(_, entry)| entry).collect();
+        if batch.entries.is_empty() {
+            batch.digest = Some(hex(&self.state.digest()));
+        }
         Ok(batch)
     }
 
@@ -142,6 +176,19 @@ impl Owner {
             self.absorb(&entries, &facts, generation + 1)?;
         }
         Ok(Taken { entries: entries.len(), replaced: false })
+    }
+
+    /// The hub's own record, and those that it was told when it joined.
+    pub(super) fn known_hubs(&mut self, now: u64) -> Result<Option<Change>, Refusal> {
+        let settings = self.state.settings.clone();
+        let unknown =
+            settings.known_hubs.iter().filter(|hub| self.state.hub(&hub.node.signing_key).is_none());
+        let told = unknown.map(|hub| Fact { change: Change::Hub(Arc::new(hub.clone())), machine: None });
+        let told: Vec<Fact> = told.collect();
+        if !told.is_empty() {
+            self.absorb(&[], &told, self.state.generation())?;
+        }
+        Ok(self.state.own_hub_record(now).map(|hub| Change::Hub(Arc::new(hub))))
     }
 
     /// Facts of other hubs with the entries that say so, in one transaction.

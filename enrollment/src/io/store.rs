@@ -154,12 +154,19 @@ impl Registry {
 
     /// Makes an invite. The string that it encodes to is the only copy of its secret.
     pub async fn create_invite(&self, order: InviteOrder) -> Result<Invite, Refusal> {
+        self.make_invite(order, false).await
+    }
+
+    pub(super) async fn make_invite(&self, order: InviteOrder, for_hub: bool) -> Result<Invite, Refusal> {
         self.call(move |owner| {
             let random = |_| Refusal::new(ReasonCode::Internal, "the system gave no random bytes");
             let id = InviteId(keys::random().map_err(random)?);
             let secret = InviteSecret::new(keys::random().map_err(random)?);
             let now = (owner.clock)();
-            let (invite, change) = admit::invite(&owner.state, order, id, secret, now)?;
+            let (invite, mut change) = admit::invite(&owner.state, order, id, secret, now)?;
+            if let Change::Invite(record) = &mut change {
+                Arc::make_mut(record).for_hub = for_hub;
+            }
             owner.commit(&Actor::Admin, "invite", &[change], now)?;
             tracing::info!(invite = %id, site = %invite.site, "invite made");
             Ok(invite)
@@ -337,14 +344,25 @@ impl Owner {
         let begins = log_store::is_empty(&db).map_err(database)?;
         let (publish, admissions) = watch::channel(Arc::new(state.admissions()));
         let mut owner = Self { db, state, log, damaged: false, clock, publish };
+        let own = owner.known_hubs(now).unwrap_or_else(|refusal| {
+            tracing::error!(%refusal, "the hubs could not be stored");
+            None
+        });
         if begins {
             // What an older version left is what the log begins with.
             let operation = if found == 1 { "migrated" } else { "begun" };
-            let changes: Vec<Change> = owner.state.snapshot().into_iter().map(|fact| fact.change).collect();
+            let mut changes: Vec<Change> =
+                owner.state.snapshot().into_iter().map(|fact| fact.change).collect();
+            changes.extend(own);
             if let Err(refusal) = owner.store(&Actor::Hub, operation, &changes, now) {
                 tracing::error!(%refusal, "the log could not be begun");
             }
+        } else if let Some(own) = own
+            && let Err(refusal) = owner.commit(&Actor::Hub, "hub", &[own], now)
+        {
+            tracing::error!(%refusal, "this hub's record could not be stored");
         }
+        owner.publish_now(now);
         let old = owner.state.forgettable_invites(FORGET_INVITES_SECS, now);
         if let Err(refusal) = owner.commit(&Actor::Hub, "forget", &old, now) {
             tracing::warn!(%refusal, "old invites were not forgotten");
@@ -399,7 +417,7 @@ impl Owner {
     }
 
     /// Merges, stores and publishes; what could not be stored is taken back before anybody sees it.
-    fn commit(
+    pub(super) fn commit(
         &mut self,
         actor: &Actor,
         operation: &str,

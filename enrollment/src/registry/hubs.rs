@@ -1,11 +1,14 @@
 //! The hubs of the fabric: who they are, and how two of them divide what they give out, so that they never give the
 //! same thing while they cannot talk.
 
-use super::State;
-use crate::identity::SigningKey;
+use super::{Change, State};
+use crate::admit::{check_open, spend};
+use crate::exchange::{JoinAnswer, JoinRequest, Signed};
+use crate::identity::{LeafName, SigningKey};
+use crate::reason::{ReasonCode, Refusal};
 use crate::topology::HubNode;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// A hub as it is stored.
@@ -50,6 +53,94 @@ impl State {
     pub fn log_keys(&self) -> Vec<SigningKey> {
         let own = self.settings.signing_key;
         std::iter::once(own).chain(self.hubs.keys().copied().filter(|key| *key != own)).collect()
+    }
+
+    /// This hub's record where it is absent or no longer right.
+    pub(crate) fn own_hub_record(&self, now: u64) -> Option<HubRecord> {
+        let node = self.settings.node();
+        match self.hubs.get(&self.settings.signing_key) {
+            Some(hub) if hub.node == node => None,
+            Some(hub) => Some(HubRecord { node, version: hub.version + 1, ..HubRecord::clone(hub) }),
+            None => Some(HubRecord { node, index: 0, joined_at: now, version: 1, retired_at: None }),
+        }
+    }
+
+    /// Judges a hub that asks to join. The same hub again changes nothing and gets the same answer.
+    pub(crate) fn join_hub(
+        &self,
+        signed: &Signed,
+        source: IpAddr,
+        now: u64,
+    ) -> Result<(JoinRequest, Vec<Change>), Refusal> {
+        let refuse = |code, why: &str| Err(Refusal::new(code, why));
+        let Some(request) = signed.read_join() else {
+            return refuse(ReasonCode::RequestMalformed, "this is no request of a hub");
+        };
+        let Some(invite) = self.invites.get(&request.invite).filter(|invite| invite.for_hub) else {
+            return refuse(ReasonCode::InviteUnknown, "there is no such invite for a hub");
+        };
+        if !signed.joins(&request, &invite.mac_key) {
+            return refuse(ReasonCode::SignatureInvalid, "the request was altered, or is not by this invite");
+        }
+        if request.to != self.settings.signing_key {
+            return refuse(ReasonCode::WrongHub, "the request is for another hub");
+        }
+        if source != IpAddr::V4(invite.foyer) {
+            return refuse(ReasonCode::SourceForbidden, "a hub joins from its invite's foyer address");
+        }
+        if let Some(known) = self.hubs.get(&request.signing_key) {
+            let same = known.node.wireguard_key == request.wireguard_key && known.retired_at.is_none();
+            return match same {
+                true => Ok((request, Vec::new())),
+                false => refuse(ReasonCode::KeyTaken, "this key is that of a former hub"),
+            };
+        }
+        check_open(invite, now)?;
+        if self.is_shared() {
+            return refuse(ReasonCode::SiteTaken, "there are two hubs already: retire the one that is gone");
+        }
+        let keys = [&request.signing_key.0, &request.wireguard_key.0];
+        if keys.iter().any(|key| self.leaf_of_key(key).is_some() || self.key_is_fabric_own(key)) {
+            return refuse(ReasonCode::KeyTaken, "a key of this hub belongs to somebody else");
+        }
+        let overlay = self.free_overlay().ok_or_else(|| Refusal::of(ReasonCode::OverlayFull))?;
+        let node = HubNode {
+            name: invite.site.clone(),
+            overlay,
+            wireguard_key: request.wireguard_key,
+            signing_key: request.signing_key,
+            endpoints: request.endpoints.clone(),
+            api_port: self.settings.api_port,
+        };
+        let index = 1 - u8::from(self.hub_index() == 1);
+        let hub = HubRecord { node, index, joined_at: now, version: 1, retired_at: None };
+        let invite = invite.clone();
+        Ok((request, vec![spend(&invite, now), Change::Hub(Arc::new(hub))]))
+    }
+
+    /// What a hub that joined needs to know.
+    pub(crate) fn join_answer(&self) -> JoinAnswer {
+        JoinAnswer {
+            hubs: self.hubs.values().map(|hub| HubRecord::clone(hub)).collect(),
+            overlay_prefix: self.settings.overlay_prefix,
+            foyer_prefix: self.settings.foyer_prefix,
+            foyer_hub: self.settings.foyer_hub,
+            asn: self.settings.asn,
+        }
+    }
+
+    /// Takes another hub out for good.
+    pub(crate) fn retire_hub(&self, name: &LeafName, now: u64) -> Result<Vec<Change>, Refusal> {
+        let own = self.settings.signing_key;
+        let live = self.hubs.values().filter(|hub| hub.retired_at.is_none());
+        let mut others = live.filter(|hub| hub.node.signing_key != own);
+        let Some(hub) = others.find(|hub| hub.node.name == *name) else {
+            let message = format!("there is no other hub {name}; `routerctl status` names the hubs");
+            return Err(Refusal::new(ReasonCode::LeafUnknown, message));
+        };
+        let version = hub.version + 1;
+        let retired = HubRecord { retired_at: Some(now), version, ..HubRecord::clone(hub) };
+        Ok(vec![Change::Hub(Arc::new(retired))])
     }
 
     /// Which half of all numbers this hub gives out.

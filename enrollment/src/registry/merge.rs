@@ -151,7 +151,7 @@ impl State {
                 leaf.version = if leaf.decided() == before.decided() { before.version } else { version };
             }
             None => {
-                leaf.joined_key = Some(leaf.signing_key);
+                leaf.joined_key = leaf.joined_key.or(Some(leaf.signing_key));
                 leaf.version = version;
             }
         }

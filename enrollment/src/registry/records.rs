@@ -133,6 +133,8 @@ pub struct InviteRecord {
     pub approve: bool,
     /// Whether its machine takes the place of the one enrolled under the site's name.
     pub replace: bool,
+    /// Whether it lets a second hub in, and no leaf.
+    pub for_hub: bool,
 }
 
 /// What an invite is good for now.
