@@ -58,9 +58,7 @@ pub struct CandidateView {
     pub lost_at: Option<StepView>,
     /// Why and since when it is rejected.
     pub rejected: Option<RejectionView>,
-    /// Its path identifier (RFC 7911), 0 without ADD-PATH.
-    pub path_id: u32,
-    /// Its attributes.
+    /// Its attributes and, with ADD-PATH, its identifier.
     #[serde(flatten)]
     pub path: RouteView,
 }

@@ -80,7 +80,7 @@ impl Speaker {
             _ => (Verdict::Chosen, "best".to_string()),
         };
         let path = self.route_view(prefix, info, reason)?;
-        Some(CandidateView { verdict, lost_at, rejected, path_id: info.path_id, path })
+        Some(CandidateView { verdict, lost_at, rejected, path })
     }
 
     /// What a path had at the step at which it lost, and what was better.

@@ -17,6 +17,8 @@ use control::explain::{Installed, KernelView, RouteAnswer, Standing, next_hops};
 use dataplane::state::PublicKey;
 use dataplane::view::{InterfaceView, KernelRouteView, Report, WireguardPeerView};
 
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
 use super::people;
 use crate::output::Format;
 
@@ -134,6 +136,8 @@ fn relayed() -> KernelView {
 
 /// Compares with the golden files of this name in all three formats, or renews them.
 fn golden(name: &str, answer: &RouteAnswer) {
+    let sent = serde_json::to_string(answer).unwrap();
+    assert_eq!(serde_json::from_str::<RouteAnswer>(&sent).as_ref().ok(), Some(answer), "{sent}");
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/explain");
     for (format, end) in [(Format::Table, "txt"), (Format::Json, "json"), (Format::Yaml, "yaml")] {
         let now = format.render(answer, people).unwrap() + "\n";
@@ -145,6 +149,84 @@ fn golden(name: &str, answer: &RouteAnswer) {
         let golden = std::fs::read_to_string(&file).unwrap_or_default();
         assert_eq!(now, golden, "{}: UPDATE_SNAPSHOTS=1 renews it", file.display());
     }
+}
+
+/// JSON of which only one thing is asked: that no object has a key twice. Readers differ in what they make of that:
+/// some take the first value, some the last, and our own refuses the answer.
+struct KeysOnce;
+
+impl<'de> Deserialize<'de> for KeysOnce {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<KeysOnce, D::Error> {
+        from.deserialize_any(KeysOnce)
+    }
+}
+
+impl<'de> Visitor<'de> for KeysOnce {
+    type Value = KeysOnce;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON whose objects have each key once")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<KeysOnce, M::Error> {
+        let mut seen = HashSet::new();
+        while let Some((key, KeysOnce)) = map.next_entry::<String, KeysOnce>()? {
+            if let Some(twice) = seen.replace(key) {
+                return Err(M::Error::custom(format!("{twice} occurs twice")));
+            }
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<KeysOnce, S::Error> {
+        while seq.next_element::<KeysOnce>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<KeysOnce, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<KeysOnce, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<KeysOnce, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<KeysOnce, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<KeysOnce, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<KeysOnce, E> {
+        Ok(self)
+    }
+}
+
+/// Every golden JSON has each key once in each object, and is what a program reads back as the same answer.
+#[test]
+fn no_key_occurs_twice() {
+    let twice = serde_json::from_str::<KeysOnce>(r#"[{"a": {"b": 1, "c": [], "b": 2}}]"#);
+    assert!(twice.err().unwrap().to_string().contains("b occurs twice"));
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/explain");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "json") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if let Err(error) = serde_json::from_str::<KeysOnce>(&text) {
+                panic!("{}: {error}", path.display());
+            }
+            serde_json::from_str::<RouteAnswer>(&text).unwrap();
+            checked += 1;
+        }
+    }
+    assert!(checked >= 7, "{checked} golden files");
 }
 
 /// Two leaves announce one address: the one with the higher LOCAL_PREF is chosen, the other's page says where it lost.
