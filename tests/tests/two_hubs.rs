@@ -1,6 +1,8 @@
 //! Two hubs as they are shipped, each in a namespace of its own: one joins by the other's string, each decides while
 //! the other is dead, and a leaf that either revokes is revoked at both.
 
+#![allow(clippy::print_stdout)] // the times seen are part of what this test shows
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

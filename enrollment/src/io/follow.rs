@@ -70,10 +70,10 @@ async fn supervise(registry: Registry, keys: Arc<NodeKeys>, views: Views) {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|key, _| now.hubs.iter().any(|hub| hub.signing_key == *key));
         for hub in &now.hubs {
-            if !tasks.contains_key(&hub.signing_key) {
+            tasks.entry(hub.signing_key).or_insert_with(|| {
                 let follow = follow(registry.clone(), keys.clone(), hub.clone(), views.clone());
-                tasks.insert(hub.signing_key, (hub.clone(), Aborted(tokio::spawn(follow))));
-            }
+                (hub.clone(), Aborted(tokio::spawn(follow)))
+            });
         }
         if admissions.changed().await.is_err() {
             return;
