@@ -1,6 +1,8 @@
 //! The attack table of docs/security.md where no other test has it: races by the thousand, floods, bodies without end,
 //! and a leaf's credentials against everything that is the operator's. All through the real listener on loopback.
 
+#![allow(clippy::print_stderr)] // the rates seen are part of what this test shows
+
 mod common;
 
 use common::*;

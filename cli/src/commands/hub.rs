@@ -40,7 +40,7 @@ enum HubVerb {
     Init(InitArgs),
     /// Prints the one string by which a second hub joins
     #[command(after_help = "Example: routerctl hub invite --name hub-2\n\n\
-        On the second machine: routerctl hub init --endpoint 203.0.113.20 --join STRING")]
+        The second machine takes it by the verb `hub init` with --join.")]
     Invite {
         /// The second hub's name
         #[arg(long, default_value = "hub-2")]
