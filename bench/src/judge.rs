@@ -1,10 +1,10 @@
 //! The check of every route that every client receives, and what each client holds by it.
 
 use ahash::RandomState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::wire::{Attributes, next_host};
-use crate::workload::{self, SLOTS, TABLE, TABLE_COLOUR, Workload};
+use crate::workload::{self, FLOOD, FLOODERS, SLOTS, SPACE, TABLE, TABLE_COLOUR, Workload};
 
 /// What can be wrong. The last three are redundant messages that no client is harmed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Fault {
     Closed,
     /// A change that did not reach all others.
     Lost,
+    /// More routes of a flooder than its prefix limit.
+    BeyondLimit,
     /// Own routes sent back (a client drops them by ORIGINATOR_ID).
     OwnRoute,
     /// The same announcement again.
@@ -41,7 +43,7 @@ pub enum Fault {
 }
 
 /// The faults by number, with their names in results.
-pub const FAULTS: [(Fault, &str); 14] = [
+pub const FAULTS: [(Fault, &str); 15] = [
     (Fault::Originator, "originator_id"),
     (Fault::ClusterList, "cluster_list"),
     (Fault::NextHop, "next_hop"),
@@ -53,6 +55,7 @@ pub const FAULTS: [(Fault, &str); 14] = [
     (Fault::Notification, "notification"),
     (Fault::Closed, "session_closed"),
     (Fault::Lost, "changes_lost"),
+    (Fault::BeyondLimit, "beyond_prefix_limit"),
     (Fault::OwnRoute, "own_route_sent_back"),
     (Fault::Duplicate, "duplicate_announce"),
     (Fault::SpuriousWithdraw, "spurious_withdraw"),
@@ -97,6 +100,8 @@ pub struct Held {
     slots: Vec<u8>,
     /// Table routes held.
     pub count: usize,
+    /// Addresses held of a flooder's routes.
+    pub flood: HashSet<u32, RandomState>,
     /// Table routes that a lost session left behind (RFC 4724 section 4.2), until they are refreshed or swept.
     stale: Option<Vec<u64>>,
 }
@@ -115,6 +120,7 @@ impl Held {
     pub fn clear(&mut self) {
         self.table.fill(0);
         self.slots.fill(0);
+        self.flood.clear();
         self.count = 0;
         self.stale = None;
     }
@@ -258,6 +264,10 @@ pub struct Judge {
     pub routes_in: u64,
     /// Withdrawals of table routes that were held.
     pub table_withdrawn: u64,
+    /// How many routes of a flooder a client may hold; `None`: there is no flooder, its routes are foreign.
+    pub flood_limit: Option<usize>,
+    /// The most of them that a client has held.
+    pub flood_most: usize,
 }
 
 impl Judge {
@@ -271,6 +281,8 @@ impl Judge {
             seen: Vec::new(),
             routes_in: 0,
             table_withdrawn: 0,
+            flood_limit: None,
+            flood_most: 0,
         }
     }
 
@@ -293,7 +305,9 @@ impl Judge {
     fn decide(&self, bytes: &[u8]) -> Verdict {
         let wrong = |fault| Verdict { owner: usize::MAX, colour: 0, fault: Some(fault) };
         let Some(got) = Attributes::decode(bytes) else { return wrong(Fault::Malformed) };
-        let owner = got.originator.and_then(workload::client_of).filter(|c| *c < self.workload.clients);
+        let flooder = |c: usize| self.flood_limit.is_some() && c >= FLOODERS;
+        let known = |c: &usize| *c < self.workload.clients || flooder(*c);
+        let owner = got.originator.and_then(workload::client_of).filter(known);
         let Some(owner) = owner else { return wrong(Fault::Originator) };
         let colour = (1..=TABLE_COLOUR).find(|k| self.workload.sent(owner, *k).med == got.med);
         let Some(colour) = colour else { return wrong(Fault::Attributes) };
@@ -341,6 +355,9 @@ impl Judge {
             self.faults.add(Fault::OwnRoute, count);
             return;
         }
+        if owner >= FLOODERS {
+            return self.flooded(held, nlri);
+        }
         let (table, slots) = (self.workload.table_of(owner), self.workload.slots_of(owner));
         let mut again = 0;
         while let Some(host) = next_host(&mut nlri) {
@@ -367,6 +384,23 @@ impl Judge {
         }
     }
 
+    /// Takes a flooder's routes: as many as its limit are its good right.
+    fn flooded(&mut self, held: &mut Held, mut nlri: &[u8]) {
+        let mut again = 0;
+        while let Some(host) = next_host(&mut nlri) {
+            if (host.wrapping_sub(FLOOD) as usize) < SPACE {
+                again += u64::from(!held.flood.insert(host));
+            } else {
+                self.faults.add(Fault::WrongOwner, 1);
+            }
+        }
+        self.flood_most = self.flood_most.max(held.flood.len());
+        let beyond = held.flood.len() > self.flood_limit.unwrap_or_default();
+        self.faults.add(Fault::BeyondLimit, u64::from(beyond));
+        self.faults.add(Fault::Duplicate, again);
+        self.faults.add(Fault::UnknownPrefix, u64::from(!nlri.is_empty()));
+    }
+
     fn withdrawn(&mut self, client: usize, held: &mut Held, mut routes: &[u8]) {
         self.routes_in += (routes.len() / 5) as u64;
         let mut spurious = 0;
@@ -376,6 +410,10 @@ impl Judge {
                 let there = held.remove(route);
                 spurious += u64::from(!there);
                 self.table_withdrawn += u64::from(there);
+                continue;
+            }
+            if self.flood_limit.is_some() && (host.wrapping_sub(FLOOD) as usize) < SPACE {
+                spurious += u64::from(!held.flood.remove(&host));
                 continue;
             }
             let slot = host.wrapping_sub(SLOTS) as usize;
@@ -464,6 +502,26 @@ mod tests {
         assert_eq!((judge.faults.of(Fault::Duplicate), judge.faults.of(Fault::SpuriousWithdraw)), (1, 1));
         assert!(judge.faults.none_wrong());
         assert_eq!(judge.table_withdrawn, 1);
+    }
+
+    /// A flooder's routes are taken up to its limit, with its own attributes, and only where a flooder is expected.
+    #[test]
+    fn a_flooders_routes_are_taken_up_to_its_limit() {
+        let attributes = WORKLOAD.reflected(FLOODERS + 3, TABLE_COLOUR).encode();
+        let (judge, _) = judged(0, &WORKLOAD.reflected(FLOODERS + 3, TABLE_COLOUR), &[FLOOD]);
+        assert_eq!(judge.faults.of(Fault::Originator), 1, "no flooder is expected");
+        let (mut judge, mut held) = (Judge::new(WORKLOAD), Held::new(&WORKLOAD));
+        judge.flood_limit = Some(2);
+        judge.update(0, &mut held, &[], &attributes, &hosts(&[FLOOD, FLOOD + 9_999_999]));
+        judge.update(0, &mut held, &hosts(&[FLOOD]), &attributes, &hosts(&[FLOOD + 1]));
+        assert_eq!((judge.faults.seen().count(), held.flood.len(), held.count), (0, 2, 0));
+        judge.update(0, &mut held, &[], &attributes, &hosts(&[FLOOD + 2]));
+        assert_eq!(judge.faults.of(Fault::BeyondLimit), 1);
+        judge.update(0, &mut held, &[], &attributes, &hosts(&[TABLE]));
+        assert_eq!((judge.faults.of(Fault::WrongOwner), held.count), (1, 0));
+        let other = Attributes { med: None, ..WORKLOAD.reflected(FLOODERS, TABLE_COLOUR) };
+        judge.update(0, &mut held, &[], &other.encode(), &hosts(&[FLOOD]));
+        assert_eq!(judge.faults.of(Fault::Attributes), 1);
     }
 
     /// The digest tells a missing route, an extra one and another colour; a right table has that of the workload.

@@ -9,6 +9,7 @@
 
 pub mod compare;
 pub mod driver;
+pub mod flood;
 pub mod judge;
 pub mod measure;
 pub mod namespace;

@@ -9,8 +9,9 @@ use bench::measure::Plan;
 use bench::paired::{self, Disturbance};
 use bench::reflector::{Make, Target};
 use bench::scenarios::{Effort, Scenario};
-use bench::{namespace, output, process, restart, soak, table};
-use clap::{Args, Parser, Subcommand};
+use bench::storm::{self, Pace};
+use bench::{flood, namespace, output, process, restart, soak, table};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Drives BGP route reflectors with many iBGP clients, checks every route that every client receives, and measures.
 #[derive(Debug, Parser)]
@@ -31,13 +32,20 @@ enum Command {
     Soak(Soak),
     /// A client that reads one octet a second beside fast ones: are they moved, and what does it cost?
     Slow(Paired),
-    /// A storm of connections from addresses that nobody admits beside honest clients: are they moved?
-    Hostile(Paired),
+    /// A storm of connections from an address that nobody admits, and a flood of ten million prefixes, beside honest
+    /// clients: are they moved?
+    Hostile(Hostile),
     /// Kill fabric-rr and start it again: no client removes a route, and End-of-RIB waits no longer than it says.
     Restart(RestartOptions),
-    /// Make connections from an unadmitted address until standard input closes.
+    /// Make connections from an unadmitted address, or until standard input closes.
     #[command(hide = true)]
     Storm {
+        /// Connections a second.
+        #[arg(long)]
+        per_s: u32,
+        /// Connections altogether.
+        #[arg(long)]
+        count: u32,
         /// Aim at a listener of its own.
         #[arg(long)]
         at_itself: bool,
@@ -170,12 +178,12 @@ struct RestartOptions {
 #[derive(Debug, Args)]
 struct Paired {
     /// Pairs of runs, with and without the disturbance.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 9)]
     pairs: usize,
     /// Check tables, sessions and memory alone; times are printed, not judged.
     #[arg(long)]
     structure_only: bool,
-    /// By how much the medians may differ: 0.05 is 5 %.
+    /// How much worse the median of the pairs' ratios may be: 0.05 is 5 %.
     #[arg(long, default_value_t = 0.05)]
     tolerance: f64,
     /// Seconds of churn in each run.
@@ -183,6 +191,30 @@ struct Paired {
     churn_s: f64,
     #[command(flatten)]
     load: Load,
+}
+
+/// What a hostile neighbour does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Attack {
+    /// Connections from an address that nobody admits.
+    Storm,
+    /// Ten million prefixes against the prefix limit.
+    Flood,
+}
+
+#[derive(Debug, Args)]
+struct Hostile {
+    /// One attack alone; the default is both, one after the other.
+    #[arg(long)]
+    only: Option<Attack>,
+    /// Connections of the storm a second.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    per_s: u32,
+    /// The reflector's `maxPrefixes` in the flood, for the flooder and the honest alike.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_prefixes: u32,
+    #[command(flatten)]
+    paired: Paired,
 }
 
 #[derive(Debug, Args)]
@@ -226,8 +258,9 @@ fn run(cli: Cli) -> Result<bool, Failure> {
             Ok(true)
         }
         Command::Agree(options) => agree(options),
-        Command::Storm { at_itself } => {
-            paired::run_storm(*at_itself)?;
+        Command::Storm { per_s, count, at_itself } => {
+            let done = storm::run(Pace { per_s: *per_s, count: *count }, *at_itself)?;
+            output::line(&format!("{} {:.3}", done.stood, done.seconds));
             Ok(true)
         }
         Command::Soak(options) => {
@@ -251,7 +284,7 @@ fn run(cli: Cli) -> Result<bool, Failure> {
         }
         Command::Hostile(options) => {
             enter()?;
-            disturbed(options, Disturbance::Storm, "session storm")
+            hostile(options)
         }
         Command::Compare(options) => {
             enter()?;
@@ -260,10 +293,29 @@ fn run(cli: Cli) -> Result<bool, Failure> {
     }
 }
 
+fn hostile(options: &Hostile) -> Result<bool, Failure> {
+    let (load, mut good) = (&options.paired.load, true);
+    if options.only != Some(Attack::Flood) {
+        good &= disturbed(&options.paired, Disturbance::Storm(options.per_s), "session storm")?;
+    }
+    if options.only != Some(Attack::Storm) {
+        let limit = options.max_prefixes as usize;
+        if limit < load.routes + load.window {
+            return Err("--max-prefixes is less than an honest client's routes".into());
+        }
+        let (target, plan) = (load.programs.target(Make::FabricRr), load.plan(options.paired.churn_s)?);
+        good &= load.finish("flood", &flood::flood(&target, &plan, limit, &load.dir)?)?;
+    }
+    Ok(good)
+}
+
 fn disturbed(options: &Paired, what: Disturbance, name: &str) -> Result<bool, Failure> {
     let load = &options.load;
     let plan = load.plan(options.churn_s)?;
     let target = load.programs.target(Make::FabricRr);
+    if options.pairs == 0 {
+        return Err("--pairs 0 compares nothing".into());
+    }
     let judged = (options.pairs, !options.structure_only, options.tolerance);
     let verdict = paired::paired(&target, &plan, what, judged, &load.dir)?;
     load.finish(name, &verdict.checks)

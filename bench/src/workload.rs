@@ -13,12 +13,16 @@ use crate::wire::{self, Attributes};
 pub const TABLE: u32 = 0x2c00_0000;
 /// First address of the slots.
 pub const SLOTS: u32 = 0x2d00_0000;
-/// How many routes each of the two spaces holds.
+/// First address of what flooders announce.
+pub const FLOOD: u32 = 0x2e00_0000;
+/// How many routes each of the three spaces holds.
 pub const SPACE: usize = 1 << 24;
 /// The colour of the table's routes.
 pub const TABLE_COLOUR: u8 = 4;
 /// How many clients at most.
 pub const CLIENTS: usize = 60_000;
+/// The first flooder: clients from this number on are no honest ones.
+pub const FLOODERS: usize = 50_000;
 const NEXT_HOPS: u32 = 0x0afe_0000;
 const SOURCES: u32 = 0x7f01_0000;
 const LOW_COUNT: usize = 250;
@@ -68,7 +72,7 @@ pub fn client_of(identifier: u32) -> Option<usize> {
 impl Workload {
     /// Whether the sizes fit the address spaces.
     pub fn fits(&self) -> bool {
-        (2..CLIENTS).contains(&self.clients)
+        (2..FLOODERS).contains(&self.clients)
             && self.clients * self.routes <= SPACE
             && self.clients * self.slots <= SPACE
     }
