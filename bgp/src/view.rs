@@ -155,6 +155,9 @@ pub struct RejectedView {
     pub next_hop: IpAddr,
     /// Why.
     pub reason: crate::policy::RejectReason,
+    /// Who rejects it: a hub that this leaf has asked; none: this node itself.
+    #[serde(default)]
+    pub by: Option<String>,
 }
 
 /// Which routes to show.

@@ -10,6 +10,7 @@
 pub mod client;
 pub mod daemon;
 pub mod explain;
+pub mod mine;
 pub mod paths;
 pub mod secret;
 pub mod server;

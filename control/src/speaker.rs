@@ -12,6 +12,7 @@ use bgp::io::{Speaker, TableDump};
 use bgp::types::Prefix;
 use bgp::view::{PeerView, RejectedView, RoutePage, RouteQuery, StationView};
 
+use crate::mine::Rejects;
 use crate::server::Refusal;
 use crate::wire::{PeerRoutes, RouteFilter};
 
@@ -26,13 +27,14 @@ const LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 100_000;
 
 /// The part of the administration socket that is about the speaker.
-pub fn router(find: Find) -> Router {
+pub fn router(find: Find, hubs: Rejects) -> Router {
+    let rejected = get(move |State(find): State<Find>| rejected(find, hubs.clone()));
     Router::new()
         .route("/v1/bgp/peers", get(peers))
         .route("/v1/bgp/routes", get(routes))
         .route("/v1/bgp/received", get(received))
         .route("/v1/bgp/advertised", get(advertised))
-        .route("/v1/bgp/rejected", get(rejected))
+        .route("/v1/bgp/rejected", rejected)
         .route("/v1/bgp/mrt", get(mrt))
         .route("/v1/bgp/stations", get(stations))
         .with_state(find)
@@ -79,11 +81,14 @@ async fn known(speaker: &Speaker, peer: &str) -> Result<(), Refusal> {
     Err(Refusal::not_found(format!("no neighbour has the name or address {peer}")))
 }
 
-async fn rejected(State(find): State<Find>) -> Json<Vec<RejectedView>> {
-    Json(match find() {
+/// What this node keeps out, and after that what its hubs keep out of what it has sent.
+async fn rejected(find: Find, hubs: Rejects) -> Json<Vec<RejectedView>> {
+    let mut all = match find() {
         Some(speaker) => speaker.rejected().await,
         None => Vec::new(),
-    })
+    };
+    all.extend(hubs().await);
+    Json(all)
 }
 
 /// The table as MRT, sent piece by piece as fast as the reader takes it.

@@ -341,7 +341,7 @@ pub fn leaf_request(
     now: u64,
 ) -> Result<Decision, Refusal> {
     match operation {
-        Operation::Topology => {
+        Operation::Topology | Operation::Rejected => {
             let request: RenewRequest = envelope.open()?;
             let leaf = speaker(state, operation, &request.head, envelope, source, now)?;
             Ok(Decision::granted(&leaf.name, Vec::new()))

@@ -30,6 +30,8 @@ pub enum Operation {
     ReleaseClaim,
     /// Fetch admission and topology; changes nothing.
     Topology,
+    /// Ask which of the leaf's own routes the hub rejects; changes nothing.
+    Rejected,
     /// Replace both keys by fresh ones.
     Rotate,
     /// Leave the fabric.
@@ -38,13 +40,14 @@ pub enum Operation {
 
 impl Operation {
     /// All operations.
-    pub const ALL: [Operation; 8] = [
+    pub const ALL: [Operation; 9] = [
         Operation::Challenge,
         Operation::Enroll,
         Operation::Renew,
         Operation::AddClaim,
         Operation::ReleaseClaim,
         Operation::Topology,
+        Operation::Rejected,
         Operation::Rotate,
         Operation::Leave,
     ];
@@ -58,6 +61,7 @@ impl Operation {
             Operation::AddClaim => "/v1/claims/add",
             Operation::ReleaseClaim => "/v1/claims/release",
             Operation::Topology => "/v1/topology",
+            Operation::Rejected => "/v1/rejected",
             Operation::Rotate => "/v1/rotate",
             Operation::Leave => "/v1/leave",
         }
@@ -72,6 +76,7 @@ impl Operation {
             Operation::AddClaim => "fabric/1 request claim add",
             Operation::ReleaseClaim => "fabric/1 request claim release",
             Operation::Topology => "fabric/1 request topology",
+            Operation::Rejected => "fabric/1 request rejected",
             Operation::Rotate => "fabric/1 request rotate",
             Operation::Leave => "fabric/1 request leave",
         }
@@ -86,6 +91,7 @@ impl Operation {
             Operation::AddClaim => "fabric/1 answer claim add",
             Operation::ReleaseClaim => "fabric/1 answer claim release",
             Operation::Topology => "fabric/1 answer topology",
+            Operation::Rejected => "fabric/1 answer rejected",
             Operation::Rotate => "fabric/1 answer rotate",
             Operation::Leave => "fabric/1 answer leave",
         }
@@ -235,12 +241,36 @@ pub struct Head {
     pub counter: u64,
 }
 
-/// Prolongs the lease, or (as a topology request) only asks for the present admission.
+/// Prolongs the lease, or (as a topology or rejected request) only asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RenewRequest {
     /// Who speaks.
     pub head: Head,
+}
+
+/// Routes that a [`RejectedAnswer`] holds at most.
+pub const MAX_REJECTED_ROUTES: usize = 1_000;
+
+/// What the hub rejects of the leaf that asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectedAnswer {
+    /// The routes, the first ones by prefix.
+    pub routes: Vec<RejectedRoute>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// One route that the hub rejects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedRoute {
+    /// The prefix.
+    pub prefix: String,
+    /// The next hop that it had.
+    pub next_hop: std::net::IpAddr,
+    /// The speaker's code, as `routerctl bgp rejected` on the hub shows it.
+    pub reason: String,
 }
 
 /// Replaces both keys by fresh ones.

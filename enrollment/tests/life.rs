@@ -12,6 +12,7 @@ use enrollment::policy::{InviteOrder, KEY_OVERLAP_SECS, LEAVE_SECS, MOVE_SECS, W
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
 use enrollment::view::LeafPhase;
+use enrollment::wire::{RejectedAnswer, RejectedRoute};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -328,4 +329,40 @@ async fn forgotten_leaves() {
             assert_eq!(ask(&old, 1, &[]).await.unwrap_err(), ReasonCode::LeaseRevoked, "its keys are not");
         }
     }
+}
+
+/// A leaf is told what the hub rejects of itself: as the leaf that signed, from its own address, and of no other.
+#[tokio::test]
+async fn a_leaf_hears_what_is_rejected_of_itself() {
+    let hub = Hub::start().await;
+    let aws = join(&hub, "aws", 1, &[]).await;
+    let azure = join(&hub, "azure", 2, &[]).await;
+    let none = client::rejected(&api(&aws), &keys(1), &aws).await.unwrap();
+    assert_eq!(none.total, 0, "nobody tells the service anything yet");
+    let rejected = RejectedRoute {
+        prefix: "10.81.10.66/32".into(),
+        next_hop: aws.overlay.into(),
+        reason: "not-owned".into(),
+    };
+    let (of_aws, told) = (RejectedAnswer { routes: vec![rejected], total: 1 }, aws.overlay);
+    let answer = of_aws.clone();
+    hub.service.tell_rejected(Arc::new(move |leaf| {
+        let answer = if leaf == told { answer.clone() } else { RejectedAnswer::default() };
+        Box::pin(async move { answer })
+    }));
+    assert_eq!(client::rejected(&api(&aws), &keys(1), &aws).await.unwrap(), of_aws);
+    let other = client::rejected(&api(&azure), &keys(2), &azure).await.unwrap();
+    assert_eq!(other, RejectedAnswer::default());
+    // Another's key, and another's address with the right key.
+    let foreign_key = client::rejected(&api(&aws), &keys(2), &aws).await.unwrap_err();
+    assert_eq!(foreign_key.code, ReasonCode::SignatureInvalid);
+    let foreign_address = client::rejected(&api(&azure), &keys(1), &aws).await.unwrap_err();
+    assert_eq!(foreign_address.code, ReasonCode::SourceForbidden);
+    // From the foyer, and by who was revoked.
+    let foyer = HubApi::of_invite(&hub.invite(order("oci", &["10.0.0.0/8"])).await);
+    let from_foyer = client::rejected(&foyer, &keys(1), &aws).await.unwrap_err();
+    assert_eq!(from_foyer.code, ReasonCode::SourceForbidden);
+    hub.registry.revoke(aws.leaf.clone()).await.ok().unwrap();
+    let revoked = client::rejected(&api(&aws), &keys(1), &aws).await.unwrap_err();
+    assert_eq!(revoked.code, ReasonCode::LeaseRevoked);
 }

@@ -39,6 +39,7 @@ type Answer<T> = Result<Json<T>, Refusal>;
 pub fn router(leaf: Arc<Leaf>) -> Router {
     let speaker = leaf.speaker.clone();
     let find = Arc::new(move || speaker.borrow().clone());
+    let hubs = hubs_reject(&leaf);
     Router::new()
         .route("/v1/status", get(node_status))
         .route("/v1/resources/{kind}", get(resources))
@@ -52,7 +53,19 @@ pub fn router(leaf: Arc<Leaf>) -> Router {
         .route("/v1/enroll", post(enroll))
         .route("/v1/events", get(events).post(emit))
         .with_state(leaf)
-        .merge(control::speaker::router(find))
+        .merge(control::speaker::router(find, hubs))
+}
+
+/// What the hubs say that they reject of this leaf.
+pub fn hubs_reject(leaf: &Leaf) -> control::mine::Rejects {
+    let (membership, keys) = (leaf.membership.clone(), leaf.keys.clone());
+    Arc::new(move || {
+        let (state, keys) = (membership.borrow().state.clone(), keys.borrow().clone());
+        Box::pin(async move {
+            let (Some(state), Some(keys)) = (state, keys) else { return Vec::new() };
+            control::mine::of_hubs(keys, &state.admission).await
+        })
+    })
 }
 
 async fn node_status(State(leaf): State<Arc<Leaf>>) -> Json<NodeStatus> {

@@ -35,6 +35,8 @@ pub struct Leaf {
     pub started: Instant,
     /// Its membership.
     pub membership: watch::Receiver<Membership>,
+    /// Its keys, once it has some.
+    pub keys: watch::Receiver<Option<Arc<NodeKeys>>>,
     /// Its speaker, once it is enrolled.
     pub speaker: watch::Receiver<Option<Speaker>>,
     /// Its dataplane.
@@ -120,7 +122,7 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     let converge = Converge {
         membership: membership.clone(),
         settings: settings_seen,
-        keys: keys_seen,
+        keys: keys_seen.clone(),
         wishes: wishes.clone(),
         speaker: speaker_tell,
         current: current_tell,
@@ -145,7 +147,16 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     };
     let owner = Owner::new(paths.leaf_state(), keys, membership_tell, wished).map_err(start_error)?;
     tokio::spawn(owner.run(heard, enroller));
-    Ok(Leaf { file, started: Instant::now(), membership, speaker, dataplane, federation, words })
+    Ok(Leaf {
+        file,
+        started: Instant::now(),
+        membership,
+        keys: keys_seen,
+        speaker,
+        dataplane,
+        federation,
+        words,
+    })
 }
 
 /// The event group as configured.

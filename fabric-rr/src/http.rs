@@ -45,7 +45,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/claims/history", get(history))
         .route("/v1/claims/move", post(move_claim))
         .with_state(hub)
-        .merge(control::speaker::router(find))
+        .merge(control::speaker::router(find, control::mine::no_hubs()))
 }
 
 async fn node_status(State(hub): State<Arc<Hub>>) -> Json<NodeStatus> {

@@ -216,6 +216,7 @@ async fn serve_enrollment(
     speaker: Speaker,
 ) -> Result<Enrolled, RunError> {
     let (tell, applied) = watch::channel(0);
+    let asked = speaker.clone();
     let derive = Derive {
         config: config.clone(),
         options,
@@ -234,6 +235,7 @@ async fn serve_enrollment(
         applied_hook(applied.clone()),
         underlay_hook(opened.dataplane.clone()),
     );
+    service.tell_rejected(rejected_hook(asked));
     let hubs = HubService::new(opened.registry.clone(), opened.keys.clone(), applied_hook(applied.clone()));
     let router = enrollment::io::http::router(service).merge(hub_http::router(hubs));
     for address in [opened.settings.overlay, opened.settings.foyer_hub] {
@@ -265,6 +267,14 @@ fn applied_hook(applied: watch::Receiver<u64>) -> enrollment::io::http::Applied 
             // An error means that the deriving task ended, and the whole hub with it.
             let _ = applied.wait_for(|&g| g >= generation).await;
         })
+    })
+}
+
+/// What the leaf API tells a leaf of its own routes.
+fn rejected_hook(speaker: Speaker) -> enrollment::io::http::Rejected {
+    Arc::new(move |leaf| {
+        let speaker = speaker.clone();
+        Box::pin(async move { control::mine::answer(&speaker.rejected_from(leaf.into()).await) })
     })
 }
 

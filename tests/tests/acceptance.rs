@@ -196,6 +196,7 @@ async fn rejected_and_absent(f: &Fabric) -> Check {
         return Err(format!("no reason is shown: {peers}"));
     }
     explain::rejection_is_explained(&f.lab, ROGUE, "aws").await?;
+    soon(|| hub_rejects_are_shown_on_the_leaf(f)).await?;
     let rogue = ROGUE.parse().map_err(|_| "no address")?;
     for site in SITES.iter().filter(|site| site.name != "aws") {
         let leaf = Node::Leaf(site).name();
@@ -205,6 +206,24 @@ async fn rejected_and_absent(f: &Fabric) -> Check {
         if kernel_clients(&f.lab, site).await?.contains(&rogue) {
             return Err(format!("{leaf} has the rogue route in its kernel"));
         }
+    }
+    Ok(())
+}
+
+/// The rogue's own operator is told by its hub what is rejected and why; another leaf's is told nothing of it.
+async fn hub_rejects_are_shown_on_the_leaf(f: &Fabric) -> Check {
+    let rejected = json(&f.lab, "aws-leaf", "bgp rejected").await?;
+    let [route] = rejected.as_array().map(Vec::as_slice).unwrap_or_default() else {
+        return Err(format!("not one rejected route: {rejected}"));
+    };
+    let said = ["prefix", "reason", "by", "peer"].map(|key| route[key].as_str().unwrap_or_default());
+    let want = [&format!("{ROGUE}/32"), "not-owned", "hub", "local"];
+    if said != want {
+        return Err(format!("{said:?}, not {want:?}"));
+    }
+    let other = json(&f.lab, "azure-leaf", "bgp rejected").await?;
+    if other.as_array().is_none_or(|routes| !routes.is_empty()) {
+        return Err(format!("azure-leaf is told of what is not its own: {other}"));
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! The handle's questions that people ask: each a short look, or many short ones with routes passing in between.
 
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::handle::{Command, Speaker};
 use crate::explain::{Asked, Explanation};
 use crate::session::Millis;
 use crate::speaker::{Cursor, Dump, Listing};
-use crate::view::{RoutePage, RouteQuery, RouteView};
+use crate::view::{RejectedView, RoutePage, RouteQuery, RouteView};
 
 impl Speaker {
     /// Has the speaker answer a question on its own thread.
@@ -30,6 +31,11 @@ impl Speaker {
             speaker.explain(asked, now)
         })
         .await
+    }
+
+    /// The rejected routes that are kept of the neighbour with this address.
+    pub async fn rejected_from(&self, address: IpAddr) -> Vec<RejectedView> {
+        self.look(move |speaker, _| speaker.rejected_from(address)).await.unwrap_or_default()
     }
 
     /// Whether a neighbour of this name or address is known.

@@ -258,6 +258,17 @@ impl Speaker {
         all
     }
 
+    /// The rejected routes that are kept of the neighbour with this address.
+    pub fn rejected_from(&self, address: IpAddr) -> Vec<RejectedView> {
+        let mut all = Vec::new();
+        for (id, _) in self.sources.iter().filter(|(id, s)| *id != SourceId::LOCAL && s.address == address) {
+            self.rejected_in(&self.v4, id, &mut all);
+            self.rejected_in(&self.v6, id, &mut all);
+        }
+        all.sort_by_key(|r| r.prefix);
+        all
+    }
+
     fn rejected_in<A: Address>(&self, table: &Table<A>, id: SourceId, all: &mut Vec<RejectedView>) {
         if table.held(id).rejected() == 0 {
             return;
@@ -270,7 +281,15 @@ impl Speaker {
             {
                 let (peer, leaf) = (peer.clone(), leaf.clone());
                 let prefix = addr.prefix(len);
-                all.push(RejectedView { prefix, peer, peer_address, leaf, next_hop: a.next_hop, reason });
+                all.push(RejectedView {
+                    prefix,
+                    peer,
+                    peer_address,
+                    leaf,
+                    next_hop: a.next_hop,
+                    reason,
+                    by: None,
+                });
             }
         }
     }

@@ -222,7 +222,10 @@ fn routes_table(routes: &[RouteView]) -> String {
 }
 
 fn rejected_table(rejected: &[RejectedView]) -> String {
-    let mut table = Table::new(["PREFIX", "PEER", "ADDRESS", "NEXT HOP", "REASON"], "No route is kept out");
+    let mut table = Table::new(
+        ["PREFIX", "PEER", "ADDRESS", "NEXT HOP", "REASON", "REJECTED BY", "WHY"],
+        "No route is kept out",
+    );
     for route in rejected {
         table.row([
             route.prefix.to_string(),
@@ -230,6 +233,8 @@ fn rejected_table(rejected: &[RejectedView]) -> String {
             text::or_dash(&route.peer_address),
             route.next_hop.to_string(),
             route.reason.as_str().to_string(),
+            route.by.clone().unwrap_or_else(|| "this node".into()),
+            route.reason.sentence().to_string(),
         ]);
     }
     table.to_string()

@@ -7,8 +7,8 @@ use crate::reason::{ReasonCode, Refusal};
 use crate::topology::Admission;
 use crate::wire::{
     self, AddClaimRequest, Challenge, ChallengeAnswer, ChallengeRequest, EnrollRequest, Envelope, Head,
-    LeaveRequest, MAX_ANSWER_BYTES, Operation, ReleaseClaimRequest, RenewRequest, RotateRequest,
-    SignedAnswer,
+    LeaveRequest, MAX_ANSWER_BYTES, Operation, RejectedAnswer, ReleaseClaimRequest, RenewRequest,
+    RotateRequest, SignedAnswer,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -166,6 +166,11 @@ pub async fn topology(api: &HubApi, keys: &NodeKeys, last: &Admission) -> Result
     later(api, keys, last, Operation::Topology, |head| RenewRequest { head }).await
 }
 
+/// Asks which of the leaf's own routes the hub rejects; changes nothing.
+pub async fn rejected(api: &HubApi, keys: &NodeKeys, last: &Admission) -> Result<RejectedAnswer, Refusal> {
+    later(api, keys, last, Operation::Rejected, |head| RenewRequest { head }).await
+}
+
 /// Claims one more address; claiming what the leaf owns already changes nothing.
 pub async fn add_claim(
     api: &HubApi,
@@ -207,25 +212,25 @@ pub async fn release_claim(
 }
 
 /// A later request, signed by the leaf's own key.
-async fn later<T: Serialize>(
+async fn later<T: Serialize, R: DeserializeOwned>(
     api: &HubApi,
     keys: &NodeKeys,
     last: &Admission,
     op: Operation,
     request: impl Fn(Head) -> T,
-) -> Result<Admission, Refusal> {
+) -> Result<R, Refusal> {
     sent(api, last, op, request, |request: &T| Envelope::signed(op, request, keys.signing())).await
 }
 
 /// A later request. If the leaf's counter turns out to be behind (its state came from a backup), it is corrected by the
 /// hub's signed answer and the request is made once more.
-async fn sent<T>(
+async fn sent<T, R: DeserializeOwned>(
     api: &HubApi,
     last: &Admission,
     op: Operation,
     request: impl Fn(Head) -> T,
     sign: impl Fn(&T) -> Envelope,
-) -> Result<Admission, Refusal> {
+) -> Result<R, Refusal> {
     let mut connection = api.connect().await?;
     let mut attempt = async |leaf: LeafName, after: u64| {
         let challenge = connection.challenge().await?;

@@ -12,7 +12,7 @@ use crate::rate::Rates;
 use crate::reason::{ReasonCode, Refusal, Side};
 use crate::wire::{
     self, Answer, Challenge, ChallengeAnswer, ChallengeRequest, EnrollRequest, Envelope, MAX_REQUEST_BYTES,
-    Operation, SignedAnswer,
+    Operation, RejectedAnswer, SignedAnswer,
 };
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -22,10 +22,10 @@ use axum::routing::post;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -36,7 +36,11 @@ pub type Applied = Arc<dyn Fn(u64) -> Pin<Box<dyn Future<Output = ()> + Send>> +
 pub type Underlay =
     Arc<dyn Fn(WireguardKey) -> Pin<Box<dyn Future<Output = Option<IpAddr>> + Send>> + Send + Sync>;
 
-/// How long the service waits for [`Applied`].
+/// Tells what the speaker rejects of the leaf with this overlay address.
+pub type Rejected =
+    Arc<dyn Fn(Ipv4Addr) -> Pin<Box<dyn Future<Output = RejectedAnswer> + Send>> + Send + Sync>;
+
+/// How long the service waits for [`Applied`] and for [`Rejected`].
 const APPLIED_WAIT: Duration = Duration::from_secs(1);
 
 /// The bounds of the API.
@@ -75,6 +79,7 @@ struct Inner {
     limits: Limits,
     applied: Applied,
     underlay: Underlay,
+    rejected: OnceLock<Rejected>,
     started: Instant,
     challenges: Mutex<Challenges>,
     rates: Mutex<Rates>,
@@ -115,7 +120,13 @@ impl Service {
             limits,
             applied,
             underlay,
+            rejected: OnceLock::new(),
         }))
+    }
+
+    /// From now on leaves are told what is rejected of them; without this it is nothing. The first call counts.
+    pub fn tell_rejected(&self, rejected: Rejected) {
+        let _ = self.0.rejected.set(rejected);
     }
 
     /// How often each code was given since the start, for the metrics; only codes of the hub.
@@ -149,6 +160,10 @@ impl Service {
         match op {
             Operation::Challenge => {
                 let answer = self.challenge(source, &body);
+                self.answer(op, source, &body, answer)
+            }
+            Operation::Rejected => {
+                let answer = self.rejected(source, &body).await;
                 self.answer(op, source, &body, answer)
             }
             _ => {
@@ -200,6 +215,14 @@ impl Service {
         let challenge = Challenge(random);
         lock(&self.0.challenges).issue(challenge, source, self.0.started.elapsed().as_secs());
         Ok(ChallengeAnswer { challenge, valid_secs: VALID_SECS })
+    }
+
+    /// Only of the leaf that asks, which has proved who it is as for every other request.
+    async fn rejected(&self, source: IpAddr, body: &[u8]) -> Result<RejectedAnswer, Refusal> {
+        let admission = self.request(Operation::Rejected, source, body).await?;
+        let Some(rejected) = self.0.rejected.get() else { return Ok(RejectedAnswer::default()) };
+        let answer = tokio::time::timeout(APPLIED_WAIT, rejected(admission.overlay)).await;
+        answer.map_err(|_| Refusal::new(ReasonCode::Internal, "the BGP speaker does not answer"))
     }
 
     async fn request(

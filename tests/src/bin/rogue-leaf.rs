@@ -1,12 +1,14 @@
 //! A leaf that turned hostile: it has the right keys of an enrolled leaf and announces a `/32` that is not its own.
-//! Used by the acceptance tests in place of `fabric-leaf`; it runs until it is killed.
+//! Its administration socket says what its speaker and its hub say, as a leaf's does. Used by the acceptance tests in place of `fabric-leaf`; it runs until it is killed.
 //!
 //! `rogue-leaf ROOT ADDRESS`: `ROOT` is the leaf's `--root`, `ADDRESS` what it announces beside its own claims.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use bgp::io::{Neighbor, Originated, Speaker, SpeakerConfig};
 use bgp::types::Prefix;
@@ -48,7 +50,15 @@ async fn run() -> Option<std::convert::Infallible> {
     let mut neighbor = Neighbor::new("hub", IpAddr::V4(hub.overlay), admission.topology.asn);
     neighbor.local_address = Some(IpAddr::V4(admission.overlay));
     speaker.set_neighbors(vec![neighbor]).await;
-    std::future::pending().await
+    let find = Arc::new(move || Some(speaker.clone()));
+    let keys = Arc::new(keys);
+    let rejects = Arc::new(move || {
+        let (keys, admission) = (keys.clone(), admission.clone());
+        Box::pin(async move { control::mine::of_hubs(keys, &admission).await }) as Pin<Box<_>>
+    });
+    let admin = control::server::listen(&paths.socket(control::Node::Leaf)).ok()?;
+    axum::serve(admin, control::speaker::router(find, rejects)).await.ok()?;
+    None
 }
 
 /// The tunnel of an honest leaf.
