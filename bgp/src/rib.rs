@@ -113,6 +113,10 @@ pub struct PathInfo {
     pub best: bool,
     /// Its path identifier (RFC 7911), 0 without ADD-PATH.
     pub path_id: u32,
+    /// The identifier under which it goes out on sessions with ADD-PATH.
+    pub sent_id: u32,
+    /// Its rank as of the last flush: 1 for the best, 0 for none or while no session is sent several paths.
+    pub rank: u8,
 }
 
 /// Neighbouring prefixes that share a run of buckets, as a number of bits.
@@ -537,8 +541,11 @@ impl<A: Address> Table<A> {
                 lost: None,
                 best: false,
                 path_id: p.path_id,
+                sent_id: 0,
+                rank: 0,
             })
             .collect();
+        self.sent_as(i, &mut infos);
         let chain = self.chain(self.nets[i as usize].head).filter(|p| p.verdict == 0);
         let candidates: Vec<Candidate<'_>> = chain.filter_map(|p| candidate(p, store, sources)).collect();
         let mut lost = Vec::new();

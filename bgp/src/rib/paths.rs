@@ -4,7 +4,7 @@
 //! replacement of the same source (and identifier as received) takes its place. Nothing of this is kept, and
 //! nothing costs anything, while no session is sent more than the best path.
 
-use super::{NONE, Table, candidate};
+use super::{NONE, PathInfo, Table, candidate};
 use crate::best_path::{Candidate, decide};
 use crate::message::Address;
 use crate::store::{AttrId, SourceId, Sources, Store};
@@ -198,6 +198,16 @@ impl<A: Address> Table<A> {
             at = path.next;
         }
         None
+    }
+
+    /// Fills in under which identifier and rank the paths of a net go out; they are in the chain's order.
+    pub(super) fn sent_as(&self, net: u32, infos: &mut [PathInfo]) {
+        let mut at = self.nets[net as usize].head;
+        for info in infos {
+            let Some(path) = self.paths.get(at as usize) else { return };
+            (info.sent_id, info.rank) = (at + 1, self.rank(at));
+            at = path.next;
+        }
     }
 
     fn rank(&self, path: u32) -> u8 {

@@ -131,26 +131,33 @@ impl Speaker {
                     self.select(prefix, infos.to_vec(), &query, rows);
                 }
             }
-            Listing::Advertised(name) => rows.extend(self.advertised_to(name, prefix, infos)),
+            Listing::Advertised(name) => self.advertised_to(name, prefix, infos, rows),
         }
     }
 
-    /// The best path of a prefix as a neighbour was told it; `None` if it was not.
-    fn advertised_to(&self, name: &str, prefix: Prefix, infos: &[PathInfo]) -> Option<RouteView> {
-        let best = infos.iter().find(|i| i.best)?;
-        let peer = self.peer_called(name)?;
+    /// The paths of a prefix as a neighbour was told them: the best, or with ADD-PATH as many as it is sent.
+    fn advertised_to(&self, name: &str, prefix: Prefix, infos: &[PathInfo], rows: &mut Vec<RouteView>) {
+        let Some(peer) = self.peer_called(name) else { return };
         let up = |slot: &&usize| self.conn(**slot).is_some_and(|c| c.session.state() == State::Established);
-        let conn = self.conn(*peer.conns.iter().find(up)?)?;
-        let audience = Audience::of(&self.sources, best.source);
-        if self.withheld(conn, audience, best.attr, prefix.family()).is_some() {
-            return None;
+        let conn = peer.conns.iter().find(up).and_then(|slot| self.conn(*slot));
+        let Some(conn) = conn else { return };
+        let most = conn.out.member().map_or(0, |m| m.paths[prefix.family().index()]);
+        for info in infos.iter().filter(|i| i.rejected.is_none()) {
+            if most == 0 && !info.best || most > 0 && !(1..=most).contains(&info.rank) {
+                continue;
+            }
+            let audience = Audience::of(&self.sources, info.source);
+            if self.withheld(conn, audience, info.attr, prefix.family()).is_some() {
+                continue;
+            }
+            let Some(mut view) = self.route_view(prefix, info, "advertised".into()) else { continue };
+            // As told: with the identifier that we gave it, and our own cluster in front (RFC 4456 section 8).
+            view.path_id = if most > 0 { info.sent_id } else { 0 };
+            if info.source != SourceId::LOCAL {
+                view.cluster_list.insert(0, self.own.cluster_id.0);
+            }
+            rows.push(view);
         }
-        let mut view = self.route_view(prefix, best, "advertised".into())?;
-        if best.source != SourceId::LOCAL {
-            // As told: with our own cluster in front (RFC 4456 section 8).
-            view.cluster_list.insert(0, self.own.cluster_id.0);
-        }
-        Some(view)
     }
 
     /// Starts an MRT dump: the record that numbers the peers.

@@ -12,6 +12,10 @@ use crate::session::{End, Millis, State};
 use crate::store::{AttrId, SourceId};
 use crate::types::Family;
 
+/// Whom a session's messages are about, and whether its routes carry path identifiers (RFC 7911), by
+/// [`Family::index`].
+type Headers = BTreeMap<SourceId, (PeerHeader, [bool; 2])>;
+
 impl Conn {
     /// Whom BMP messages about this session are about.
     fn bmp_header(&self, tap: &Tap, now: Millis) -> Option<PeerHeader> {
@@ -85,8 +89,8 @@ impl Speaker {
     /// One piece of all Adj-RIBs-In for one station; `None` at the end, or when the station has gone.
     pub fn bmp_table(&mut self, id: u64, from: Cursor, now: Millis) -> Option<Cursor> {
         let mut tap = self.tap.take()?;
-        let headers: BTreeMap<SourceId, PeerHeader> =
-            self.established_conns().filter_map(|c| Some((c.source?, c.bmp_header(&tap, now)?))).collect();
+        let of = |c: &Conn| Some((c.source?, (c.bmp_header(&tap, now)?, c.ids)));
+        let headers: Headers = self.established_conns().filter_map(of).collect();
         let mut groups: BTreeMap<(SourceId, AttrId), Vec<u8>> = BTreeMap::new();
         let found = std::cell::RefCell::new(&mut groups);
         let next = self.walk(
@@ -96,12 +100,13 @@ impl Speaker {
         );
         let mut out = Vec::new();
         for ((source, attr), nlri) in &groups {
-            if let Some(header) = headers.get(source) {
-                self.put_group(header, *source, *attr, nlri, from, &mut out);
+            if let Some((header, ids)) = headers.get(source) {
+                let ids = ids[from.family().index()];
+                self.put_group(header, (*source, *attr), (nlri, ids), from, &mut out);
             }
         }
         if next.is_none() {
-            for header in headers.values() {
+            for (header, _) in headers.values() {
                 Family::ALL.into_iter().for_each(|family| header.put_end_of_rib(&mut out, family));
             }
         }
@@ -114,19 +119,18 @@ impl Speaker {
     fn put_group(
         &self,
         header: &PeerHeader,
-        source: SourceId,
-        attr: AttrId,
-        nlri: &[u8],
+        (source, attr): (SourceId, AttrId),
+        (nlri, ids): (&[u8], bool),
         from: Cursor,
         out: &mut Vec<u8>,
     ) {
         let (Some(a), Some(s)) = (self.store.get(attr), self.sources.get(source)) else { return };
         let section = as_received(a, s.router_id, s.is_local());
         let fixed = HEADER_LEN + 4 + section.len() + a.mp_next_hop.len() + 16;
-        let most = if fixed + 17 > MAX_LEN { EXTENDED_MAX_LEN } else { MAX_LEN };
+        let most = if fixed + LONGEST_ROUTE > MAX_LEN { EXTENDED_MAX_LEN } else { MAX_LEN };
         let mut rest = nlri;
         while !rest.is_empty() {
-            let piece = whole_prefixes(rest, most.saturating_sub(fixed).max(17));
+            let piece = whole_routes(rest, ids, most.saturating_sub(fixed).max(LONGEST_ROUTE));
             let mut message = Vec::new();
             let at = begin(&mut message, 2);
             match from.family() {
@@ -177,20 +181,29 @@ impl Speaker {
 
 fn gather<A: Address>(
     groups: &mut BTreeMap<(SourceId, AttrId), Vec<u8>>,
-    headers: &BTreeMap<SourceId, PeerHeader>,
+    headers: &Headers,
     (addr, len): (A, u8),
     infos: &[PathInfo],
 ) {
-    for info in infos.iter().filter(|i| headers.contains_key(&i.source) && !i.stale) {
-        put_prefix(addr, len, groups.entry((info.source, info.attr)).or_default());
+    for info in infos.iter().filter(|i| !i.stale) {
+        let Some((_, ids)) = headers.get(&info.source) else { continue };
+        let nlri = groups.entry((info.source, info.attr)).or_default();
+        if ids[A::FAMILY.index()] {
+            nlri.extend_from_slice(&info.path_id.to_be_bytes());
+        }
+        put_prefix(addr, len, nlri);
     }
 }
 
-/// How many octets of `nlri` are whole prefixes that fit into `room`; at least one prefix.
-fn whole_prefixes(nlri: &[u8], room: usize) -> usize {
+/// The longest route in NLRI, octets: a path identifier, a length, an IPv6 address.
+const LONGEST_ROUTE: usize = 4 + 1 + 16;
+
+/// How many octets of `nlri`, with or without path identifiers, are whole routes that fit into `room`; at least one.
+fn whole_routes(nlri: &[u8], ids: bool, room: usize) -> usize {
+    let before = if ids { 4 } else { 0 };
     let mut at = 0;
-    while let Some(len) = nlri.get(at) {
-        let next = at + 1 + usize::from(len.div_ceil(8));
+    while let Some(len) = nlri.get(at + before) {
+        let next = at + before + 1 + usize::from(len.div_ceil(8));
         if at > 0 && next > room {
             break;
         }

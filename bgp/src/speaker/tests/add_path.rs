@@ -1,8 +1,9 @@
 //! Several paths of one prefix (RFC 7911), in and out, beside sessions that know the best path alone.
 
 use super::*;
-use crate::message::next_route;
+use crate::message::{Address, next_route};
 use crate::settings::AddPathOptions;
+use crate::speaker::{Cursor, Listing};
 
 /// A client with or without ADD-PATH: what it was told, by prefix and identifier, with the next hop.
 struct Reader {
@@ -212,4 +213,38 @@ fn a_path_keeps_its_identifier() {
     let routes = s.routes(&RouteQuery::default());
     let ids: BTreeSet<u32> = routes.iter().map(|r| r.path_id).collect();
     assert_eq!(ids, [7, 8].into(), "shown as received");
+    // What is listed as advertised is what was told, identifiers and all.
+    let (rows, _) = s.list(&Listing::Advertised(address(2).to_string()), Cursor::START);
+    let listed: BTreeMap<(Prefix, u32), IpAddr> =
+        rows.iter().map(|r| ((r.prefix, r.path_id), r.next_hop)).collect();
+    assert_eq!((rows.len(), listed), (2, a.told));
+    // A station's start carries the identifiers that the neighbour gave.
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let into = heard.clone();
+    let sink = Box::new(move |chunk: &bytes::Bytes| {
+        into.lock().unwrap().extend_from_slice(chunk);
+        true
+    });
+    s.name_ends(b.id, "10.255.0.1:179".parse().unwrap(), "10.255.0.3:4000".parse().unwrap());
+    let station = s.bmp_add(sink, 0, 0);
+    let mut next = Some(Cursor::START);
+    while let Some(from) = next {
+        next = s.bmp_table(station, from, 0);
+    }
+    let mut nlri: BTreeSet<(u32, u8, u32)> = BTreeSet::new();
+    let heard = heard.lock().unwrap();
+    let mut rest = &heard[..];
+    while !rest.is_empty() {
+        let len = u32::from_be_bytes(rest[1..5].try_into().unwrap()) as usize;
+        // Route Monitoring: 6 octets of header, 42 about the peer, then the UPDATE.
+        if rest[5] == 0 {
+            let mut field = Update::split(&rest[48 + HEADER_LEN..len]).unwrap().nlri;
+            while let Some(route) = next_route::<u32>(&mut field, true).unwrap() {
+                nlri.insert(route);
+            }
+        }
+        rest = &rest[len..];
+    }
+    let Some((addr, len)) = u32::of_prefix(host(1)) else { panic!("an IPv4 prefix") };
+    assert_eq!(nlri, [(addr, len, 7), (addr, len, 8)].into());
 }
