@@ -120,6 +120,8 @@ pub struct Attributes {
     pub reject: Option<RejectReason>,
     /// Whether another router's route is passed on.
     pub foreign_originator: bool,
+    /// Marked LLGR_STALE: the last choice, and only for neighbours that know the mark (RFC 9494 section 4.3).
+    pub long_lived_stale: bool,
     /// All attributes as passed on, without MP_REACH_NLRI, by ascending type.
     pub blob: Box<[u8]>,
     /// For IPv6: the next-hop field of MP_REACH_NLRI, 16 or 32 octets; else empty.
@@ -200,6 +202,7 @@ impl Attributes {
             originator: originator.unwrap_or(peer),
             cluster_count: (clusters.len() / 4) as u32,
             reject,
+            long_lived_stale: false,
             foreign_originator: originator.is_some_and(|o| o != peer) || !clusters.is_empty(),
             blob: Box::default(),
             mp_next_hop: Box::default(),
@@ -261,9 +264,34 @@ impl Attributes {
             cluster_count: 0,
             reject: None,
             foreign_originator: false,
+            long_lived_stale: false,
             blob: blob(all),
             mp_next_hop,
         }
+    }
+
+    /// Takes the mark LLGR_STALE for what it says; for a speaker that offers RFC 9494.
+    pub fn heed_mark(&mut self) {
+        self.long_lived_stale = self.communities().contains(&LLGR_STALE);
+    }
+
+    /// The same, kept beyond the restart time: marked LLGR_STALE. `None`: it must not be kept (NO_LLGR), or there is
+    /// no room for the mark (RFC 9494 section 4.2).
+    pub fn long_lived(&self) -> Option<Attributes> {
+        let mut marks = self.communities();
+        if marks.contains(&NO_LLGR) {
+            return None;
+        }
+        let mut marked = Attributes { long_lived_stale: true, ..self.clone() };
+        if !marks.contains(&LLGR_STALE) {
+            marks.push(LLGR_STALE);
+            let value: Vec<u8> = marks.iter().flat_map(|c| c.to_be_bytes()).collect();
+            let mut all: Vec<Raw<'_>> = Walk(&self.blob).filter(|a| a.code != code::COMMUNITIES).collect();
+            all.push(Raw { flags: OPTIONAL | TRANSITIVE, code: code::COMMUNITIES, value: &value });
+            marked.blob = blob(all);
+        }
+        let whole = HEADER_LEN + 4 + marked.blob.len() + marked.mp_next_hop.len() + LONGEST_REST;
+        (whole <= EXTENDED_MAX_LEN).then_some(marked)
     }
 
     /// What the import policy looks at.
@@ -304,6 +332,11 @@ impl Attributes {
         value.as_chunks::<4>().0.iter().map(|v| u32::from_be_bytes(*v)).collect()
     }
 }
+
+/// The community of a route that is kept beyond its restart time (RFC 9494 section 3.2).
+pub const LLGR_STALE: u32 = 0xffff_0006;
+/// The community of a route that must not be kept so.
+pub const NO_LLGR: u32 = 0xffff_0007;
 
 /// What the longest prefix takes in an UPDATE beside its attributes: with a path id, in MP_REACH_NLRI.
 const LONGEST_REST: usize = 9 + 21;

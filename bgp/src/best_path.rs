@@ -27,6 +27,8 @@ pub struct Candidate<'a> {
 /// A step of the decision, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// One without the mark LLGR_STALE before any with it (RFC 9494).
+    LongLived,
     /// Highest LOCAL_PREF.
     LocalPref,
     /// Our own before a learned one.
@@ -53,6 +55,7 @@ impl Step {
     /// The step in words.
     pub fn as_str(self) -> &'static str {
         match self {
+            Step::LongLived => "before long-lived stale",
             Step::LocalPref => "highest LOCAL_PREF",
             Step::Local => "originated here",
             Step::AsPathLength => "shortest AS_PATH",
@@ -73,6 +76,7 @@ pub fn decide(paths: &[Candidate<'_>], lost: &mut Vec<Option<Step>>) -> Option<u
     lost.clear();
     lost.resize(paths.len(), None);
     let mut round = Round { paths, lost, left: paths.len() };
+    round.keep_lowest(Step::LongLived, |p| p.attributes.long_lived_stale);
     round.keep_lowest(Step::LocalPref, |p| u32::MAX - p.attributes.local_pref);
     round.keep_lowest(Step::Local, |p| !p.local);
     round.keep_lowest(Step::AsPathLength, |p| p.attributes.as_path_len);
@@ -155,7 +159,8 @@ mod tests {
     fn each_step_decides_when_those_before_it_tie() {
         let base = attributes(|_| {});
         type Change = fn(&mut Attributes);
-        let worse: [(Step, Change); 6] = [
+        let worse: [(Step, Change); 7] = [
+            (Step::LongLived, |a| (a.long_lived_stale, a.local_pref) = (true, 200)),
             (Step::LocalPref, |a| a.local_pref = 99),
             (Step::AsPathLength, |a| a.as_path_len = 1),
             (Step::Origin, |a| a.origin = 1),

@@ -99,6 +99,8 @@ pub struct Member {
     pub families: [bool; 2],
     /// Whether messages over 4,096 octets may be sent.
     pub extended: bool,
+    /// Whether it knows long-lived graceful restart, and so is sent what is marked LLGR_STALE (RFC 9494).
+    pub long_lived: bool,
     /// How many paths of a prefix it is sent with their identifiers ([`Chunk::paths`]), by [`Family::index`].
     pub paths: [u8; 2],
 }
@@ -111,6 +113,7 @@ impl Member {
             && self.families[chunk.family.index()]
             && self.paths[chunk.family.index()] == chunk.paths
             && (self.extended || !chunk.extended)
+            && chunk.long_lived.is_none_or(|knows| knows == self.long_lived)
     }
 }
 
@@ -381,6 +384,7 @@ mod tests {
             audience,
             family: Family::Ipv4,
             extended: false,
+            long_lived: None,
             paths: 0,
         }
     }
@@ -394,7 +398,8 @@ mod tests {
             writes in proptest::collection::vec(1..40usize, 0..400),
             controls in proptest::collection::vec(0..300usize, 0..6),
         ) {
-            let member = Member { uid: 1, client: true, families: [true; 2], extended: false, paths: [0; 2] };
+            let (families, paths) = ([true; 2], [0; 2]);
+            let member = Member { uid: 1, client: true, families, extended: false, long_lived: false, paths };
             let mut log = Log::default();
             let mut out = Outbox::default();
             out.join(member, 0);

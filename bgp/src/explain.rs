@@ -105,6 +105,7 @@ impl Step {
     /// The document and section that a step comes from.
     pub fn rule(self) -> &'static str {
         match self {
+            Step::LongLived => "RFC 9494 4.3",
             Step::LocalPref => "RFC 4271 9.1.1",
             Step::Local => "own routes before learned ones",
             Step::AsPathLength => "RFC 4271 9.1.2.2 a",

@@ -9,7 +9,8 @@ use std::net::Ipv4Addr;
 use bytes::{Bytes, BytesMut};
 use rustbgpd_wire::notification::{decode_shutdown_communication, description};
 use rustbgpd_wire::{
-    AddPathFamily, AddPathMode, Afi, Capability, GracefulRestartFamily, NotificationCode, OpenMessage, Safi,
+    AddPathFamily, AddPathMode, Afi, Capability, GracefulRestartFamily, LlgrFamily, NotificationCode,
+    OpenMessage, Safi,
 };
 
 use crate::types::{Family, RouterId};
@@ -196,6 +197,15 @@ pub struct GracefulRestart {
     pub forwarding: [bool; 2],
 }
 
+/// What one end says of long-lived graceful restart for one family (RFC 9494 section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LongLived {
+    /// F: the sender's forwarding state survived its restart.
+    pub forwarding: bool,
+    /// How long its routes shall be kept after the restart time, in seconds, 0 (not at all) to 16777215.
+    pub stale_secs: u32,
+}
+
 /// What one end offers of ADD-PATH for a family (RFC 7911 section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AddPath {
@@ -226,6 +236,8 @@ pub struct Open {
     pub extended: bool,
     /// Graceful restart (RFC 4724).
     pub graceful_restart: Option<GracefulRestart>,
+    /// Long-lived graceful restart (RFC 9494), by [`Family::index`].
+    pub long_lived: Option<[LongLived; 2]>,
     /// ADD-PATH, by [`Family::index`].
     pub add_path: [AddPath; 2],
 }
@@ -264,6 +276,16 @@ impl Open {
                     .collect(),
             }
         }));
+        capabilities.extend(self.long_lived.map(|all| {
+            let named = Family::ALL.into_iter().filter(|f| all[f.index()].stale_secs > 0);
+            let family = |f: Family| LlgrFamily {
+                afi: afi(f),
+                safi: Safi::Unicast,
+                forwarding_preserved: all[f.index()].forwarding,
+                stale_time: all[f.index()].stale_secs,
+            };
+            Capability::LongLivedGracefulRestart(named.map(family).collect())
+        }));
         let add_path: Vec<AddPathFamily> = Family::ALL
             .into_iter()
             .filter_map(|f| {
@@ -286,7 +308,7 @@ impl Open {
             capabilities,
         };
         let mut buf = BytesMut::new();
-        // At most some 60 octets of capabilities: far below what could not be encoded.
+        // At most some 80 octets of capabilities: far below what could not be encoded.
         if open.encode(&mut buf).is_ok() {
             out.extend_from_slice(&buf);
         }
@@ -309,6 +331,7 @@ impl Open {
             enhanced_refresh: false,
             extended: false,
             graceful_restart: None,
+            long_lived: None,
             add_path: [AddPath::default(); 2],
         };
         let mut multiprotocol = false;
@@ -341,6 +364,15 @@ impl Open {
                         }
                     }
                     peer.graceful_restart = Some(gr);
+                }
+                Capability::LongLivedGracefulRestart(families) => {
+                    let all = peer.long_lived.get_or_insert_default();
+                    for f in families {
+                        if let Some(family) = Family::from_wire(f.afi as u16, f.safi as u8) {
+                            let (forwarding, stale_secs) = (f.forwarding_preserved, f.stale_time);
+                            all[family.index()] = LongLived { forwarding, stale_secs };
+                        }
+                    }
                 }
                 Capability::AddPath(families) => {
                     for f in families {
@@ -585,6 +617,7 @@ mod tests {
                 families: [true, true],
                 forwarding: [true, false],
             }),
+            long_lived: None,
             add_path: [AddPath { receive: true, send: false }, AddPath { receive: true, send: true }],
         }
     }

@@ -112,6 +112,10 @@ pub struct Peer {
     pub graceful: bool,
     /// When stale paths go; `None`: there are none.
     pub stale_until: Option<Millis>,
+    /// How long its paths are kept after that, in seconds, by [`crate::types::Family::index`]; 0: not at all.
+    pub long_lived_secs: [u32; 2],
+    /// When those kept so go, by [`crate::types::Family::index`]; a return does not put it off (RFC 9494 section 4.2).
+    pub long_lived_until: [Option<Millis>; 2],
     /// Until when it is refused, because it sent too many prefixes.
     pub held_down_until: Millis,
     /// When it is dialled.
@@ -140,6 +144,8 @@ impl Peer {
             source: None,
             graceful: false,
             stale_until: None,
+            long_lived_secs: [0; 2],
+            long_lived_until: [None; 2],
             held_down_until: 0,
             dial,
             backoff_ms: FIRST_RETRY_MS,
@@ -195,6 +201,12 @@ impl Peer {
         }
     }
 
+    /// Forgets when its stale routes go: there are none any more.
+    pub fn nothing_kept(&mut self) {
+        self.stale_until = None;
+        self.long_lived_until = [None; 2];
+    }
+
     /// Plans the next dial after a failure or a lost session; `luck` is any number.
     pub fn retry(&mut self, now: Millis, luck: u64) {
         if matches!(self.origin, Origin::Named(_)) && self.conns.is_empty() {
@@ -207,22 +219,24 @@ impl Peer {
 
     /// How long to keep the routes of a session that has ended so, in seconds; 0: not at all.
     pub fn retention_secs(&self, end: &End, gr: Option<&GracefulRestart>) -> u64 {
-        let asked = gr.map_or(0, |gr| {
-            let survives = match end {
-                End::Lost(_) => true,
-                End::Received(n) => gr.notification && !n.is_hard_reset(),
-                // What we end because the peer broke a rule, or must go, takes its routes along; its silence and
-                // its second connection do not. Nor does BFD: ours ends with our control plane, so that its fall
-                // cannot be told from a restart (RFC 5882 section 4.3.2.2).
-                End::Sent(n) => {
-                    matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
-                        || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION)
-                        || (n.code, n.subcode) == (6, crate::message::cease::BFD_DOWN)
-                }
-            };
-            if survives { u64::from(gr.restart_secs) } else { 0 }
-        });
+        let asked = gr.filter(|gr| self.survives(end, gr)).map_or(0, |gr| u64::from(gr.restart_secs));
         asked.max(u64::from(self.fail_static_secs()))
+    }
+
+    /// Whether graceful restart keeps the routes of a session that has ended so.
+    pub fn survives(&self, end: &End, gr: &GracefulRestart) -> bool {
+        match end {
+            End::Lost(_) => true,
+            End::Received(n) => gr.notification && !n.is_hard_reset(),
+            // What we end because the peer broke a rule, or must go, takes its routes along; its silence and
+            // its second connection do not. Nor does BFD: ours ends with our control plane, so that its fall
+            // cannot be told from a restart (RFC 5882 section 4.3.2.2).
+            End::Sent(n) => {
+                matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
+                    || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION)
+                    || (n.code, n.subcode) == (6, crate::message::cease::BFD_DOWN)
+            }
+        }
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Chunk {
     pub family: Family,
     /// Whether a message is longer than 4,096 octets: only for sessions with extended messages.
     pub extended: bool,
+    /// Only for sessions that know long-lived graceful restart (RFC 9494), or only for those that do not.
+    pub long_lived: Option<bool>,
     /// 0: best paths, without path identifiers. Else for sessions that are sent so many paths of a prefix, each
     /// with its identifier (RFC 7911); [`crate::settings::AddPathOptions::ALL`]: all of them.
     pub paths: u8,
@@ -207,7 +209,7 @@ impl Batch {
         self.announce.sort_unstable_by_key(|g| (g.audience, g.attr));
         let mut out = Open { paths: self.paths, ..Open::default() };
         for group in self.withdraw.drain(..) {
-            out.turn(A::FAMILY, group.audience, false, &mut emit);
+            out.turn((A::FAMILY, group.audience, false, None), &mut emit);
             put_withdrawals::<A>(&group.nlri, &mut out, &mut emit);
             keep(&mut self.spare, group.nlri);
         }
@@ -216,10 +218,16 @@ impl Batch {
                 let extended = attributes.blob.len() + attributes.mp_next_hop.len() + 64 > MAX_LEN;
                 if extended {
                     // Who cannot take the long message must not keep an older path either.
-                    out.turn(A::FAMILY, group.audience, false, &mut emit);
+                    out.turn((A::FAMILY, group.audience, false, None), &mut emit);
                     put_withdrawals::<A>(&group.nlri, &mut out, &mut emit);
                 }
-                out.turn(A::FAMILY, group.audience, extended, &mut emit);
+                let knows = attributes.long_lived_stale.then_some(true);
+                if knows.is_some() {
+                    // Nor who does not know the mark: it would prefer the route (RFC 9494 section 4.3).
+                    out.turn((A::FAMILY, group.audience, false, Some(false)), &mut emit);
+                    put_withdrawals::<A>(&group.nlri, &mut out, &mut emit);
+                }
+                out.turn((A::FAMILY, group.audience, extended, knows), &mut emit);
                 put_announcements::<A>(attributes, &group.nlri, &mut out, &mut emit);
             }
             keep(&mut self.spare, group.nlri);
@@ -235,29 +243,33 @@ fn keep(spare: &mut Vec<Vec<u8>>, mut nlri: Vec<u8>) {
     }
 }
 
+/// What a chunk is: its family and audience, and as [`Chunk::extended`] and [`Chunk::long_lived`].
+type Kind = (Family, Audience, bool, Option<bool>);
+
 /// The chunk that is being filled.
 #[derive(Default)]
 struct Open {
     paths: u8,
     bytes: Vec<u8>,
-    kind: Option<(Family, Audience, bool)>,
+    kind: Option<Kind>,
 }
 
 impl Open {
-    fn turn(&mut self, family: Family, audience: Audience, extended: bool, emit: &mut impl FnMut(Chunk)) {
-        if self.kind != Some((family, audience, extended)) {
+    fn turn(&mut self, kind: Kind, emit: &mut impl FnMut(Chunk)) {
+        if self.kind != Some(kind) {
             self.close(emit);
-            self.kind = Some((family, audience, extended));
+            self.kind = Some(kind);
         }
     }
 
     fn close(&mut self, emit: &mut impl FnMut(Chunk)) {
-        if let Some((family, audience, extended)) = self.kind
+        if let Some((family, audience, extended, long_lived)) = self.kind
             && !self.bytes.is_empty()
         {
             let mut bytes = std::mem::take(&mut self.bytes);
             bytes.shrink_to_fit();
-            emit(Chunk { bytes: Bytes::from(bytes), audience, family, extended, paths: self.paths });
+            let (bytes, paths) = (Bytes::from(bytes), self.paths);
+            emit(Chunk { bytes, audience, family, extended, long_lived, paths });
         }
     }
 

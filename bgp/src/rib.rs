@@ -12,6 +12,7 @@ use crate::message::Address;
 use crate::policy::RejectReason;
 use crate::store::{AttrId, SourceId, Sources, Store};
 
+mod long_lived;
 mod paths;
 pub use paths::PathChange;
 
@@ -39,7 +40,18 @@ struct Path {
     source: SourceId,
     /// 0 for an accepted path, else [`RejectReason::code`].
     verdict: u8,
-    stale: bool,
+    kept: Kept,
+}
+
+/// Whether a path is kept from a session that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// It is not: its session is up.
+    Live,
+    /// For the restart time, or until a refresh ends.
+    Stale,
+    /// Beyond it (RFC 9494).
+    LongLived,
 }
 
 /// What the table holds from one source.
@@ -52,13 +64,25 @@ pub struct Held {
     pub by_verdict: [u32; RejectReason::ALL.len() + 1],
     /// Paths kept from a lost session.
     pub stale: u32,
+    /// Those of them that are kept beyond the restart time.
+    pub long_lived: u32,
     /// Prefixes advertised with a path from it.
     pub advertised: u32,
+    /// Those of them that are marked LLGR_STALE.
+    pub advertised_marked: u32,
 }
 
 impl Default for Held {
     fn default() -> Held {
-        Held { first: NONE, paths: 0, by_verdict: [0; RejectReason::ALL.len() + 1], stale: 0, advertised: 0 }
+        Held {
+            first: NONE,
+            paths: 0,
+            by_verdict: [0; RejectReason::ALL.len() + 1],
+            stale: 0,
+            long_lived: 0,
+            advertised: 0,
+            advertised_marked: 0,
+        }
     }
 }
 
@@ -188,9 +212,10 @@ impl<A: Address> Table<A> {
         while at != NONE {
             let path = &mut self.paths[at as usize];
             if path.source == source && path.path_id == path_id {
-                if path.stale {
+                if path.kept != Kept::Live {
                     held.stale -= 1;
-                    path.stale = false;
+                    held.long_lived -= u32::from(path.kept == Kept::LongLived);
+                    path.kept = Kept::Live;
                     self.freshened = true;
                 } else if path.attr == attr && path.verdict == verdict {
                     return;
@@ -218,7 +243,7 @@ impl<A: Address> Table<A> {
             path_id,
             source,
             verdict,
-            stale: false,
+            kept: Kept::Live,
         };
         let i = if self.free_path == NONE {
             self.paths.push(path);
@@ -306,7 +331,8 @@ impl<A: Address> Table<A> {
         let held = &mut self.held[path.source.index()];
         held.paths -= 1;
         held.by_verdict[usize::from(path.verdict)] -= 1;
-        held.stale -= u32::from(path.stale);
+        held.stale -= u32::from(path.kept != Kept::Live);
+        held.long_lived -= u32::from(path.kept == Kept::LongLived);
         match path.before {
             NONE => held.first = path.after,
             before => self.paths[before as usize].after = path.after,
@@ -342,8 +368,8 @@ impl<A: Address> Table<A> {
         let mut at = self.held(source).first;
         while at != NONE {
             let path = &mut self.paths[at as usize];
-            if !path.stale {
-                path.stale = true;
+            if path.kept == Kept::Live {
+                path.kept = Kept::Stale;
                 self.held[source.index()].stale += 1;
             }
             let (net, alone) = (path.net, path.next == NONE);
@@ -363,7 +389,7 @@ impl<A: Address> Table<A> {
         let mut at = held.first;
         while at != NONE {
             let path = self.paths[at as usize];
-            if path.stale || !only_stale {
+            if path.kept != Kept::Live || !only_stale {
                 self.remove(store, at);
             }
             at = path.after;
@@ -444,12 +470,15 @@ impl<A: Address> Table<A> {
 
     fn count_advertised(&mut self, store: &Store, attr: AttrId, up: bool) {
         let Some(source) = store.source(attr) else { return };
+        let marked = u32::from(store.get(attr).is_some_and(|a| a.long_lived_stale));
         let held = &mut self.held[source.index()];
         if up {
             held.advertised += 1;
+            held.advertised_marked += marked;
             self.advertised += 1;
         } else {
             held.advertised -= 1;
+            held.advertised_marked -= marked;
             self.advertised -= 1;
         }
     }
@@ -537,7 +566,7 @@ impl<A: Address> Table<A> {
                 attr: p.attr,
                 source: p.source,
                 rejected: RejectReason::from_code(p.verdict),
-                stale: p.stale,
+                stale: p.kept != Kept::Live,
                 lost: None,
                 best: false,
                 path_id: p.path_id,
@@ -579,7 +608,7 @@ fn candidate<'a>(path: &Path, store: &'a Store, sources: &Sources) -> Option<Can
     Some(Candidate {
         attributes: store.get(path.attr)?,
         local: source.is_local(),
-        stale: path.stale,
+        stale: path.kept != Kept::Live,
         peer_address: source.address,
         path_id: path.path_id,
     })

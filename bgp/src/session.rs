@@ -4,7 +4,9 @@
 //! message or the time, writes what is to be sent into a buffer, and says what happened. Any message in any state
 //! is allowed; what does not belong gets its NOTIFICATION.
 
-use crate::message::{AddPath, GracefulRestart, KEEPALIVE, Kind, Notification, Open, Refresh, Update};
+use crate::message::{
+    AddPath, GracefulRestart, KEEPALIVE, Kind, LongLived, Notification, Open, Refresh, Update,
+};
 use crate::types::Family;
 
 /// Milliseconds on a clock that never goes back; its start does not matter.
@@ -41,6 +43,9 @@ pub struct Negotiated {
     pub enhanced_refresh: bool,
     /// The peer's graceful restart, if we offer it too.
     pub graceful_restart: Option<GracefulRestart>,
+    /// The peer's long-lived graceful restart by [`Family::index`], if we offer it too and graceful restart holds
+    /// (RFC 9494 section 4.1); the times are the lesser of both ends'.
+    pub long_lived: Option<[LongLived; 2]>,
     /// What goes which way with path identifiers, by [`Family::index`]: `receive` in, `send` out.
     pub add_path: [AddPath; 2],
 }
@@ -175,12 +180,20 @@ impl Session {
             return Err(Notification::new(2, 7, vec![1, 4, 0, 1, 0, 1]));
         }
         let graceful_restart = peer.graceful_restart.filter(|_| self.ours.graceful_restart.is_some());
+        let long_lived = match (peer.long_lived, self.ours.long_lived) {
+            (Some(theirs), Some(ours)) if graceful_restart.is_some() => Some([0, 1].map(|i| LongLived {
+                stale_secs: if families[i] { theirs[i].stale_secs.min(ours[i].stale_secs) } else { 0 },
+                ..theirs[i]
+            })),
+            _ => None,
+        };
         Ok(Negotiated {
             hold_secs: peer.hold_secs.min(self.ours.hold_secs),
             families,
             extended: peer.extended && self.ours.extended,
             enhanced_refresh: peer.enhanced_refresh && self.ours.enhanced_refresh,
             graceful_restart,
+            long_lived,
             add_path: [0, 1].map(|i| AddPath {
                 receive: families[i] && self.ours.add_path[i].receive && peer.add_path[i].send,
                 send: families[i] && self.ours.add_path[i].send && peer.add_path[i].receive,
@@ -276,6 +289,7 @@ mod tests {
             enhanced_refresh: true,
             extended: true,
             graceful_restart: None,
+            long_lived: None,
             add_path: [AddPath::default(); 2],
         }
     }

@@ -24,6 +24,9 @@ pub struct SpeakerConfig {
     pub hold_time_secs: u16,
     /// The restart time that we advertise (RFC 4724), in seconds: 0 (off) to 4095, default 120.
     pub graceful_restart_secs: u16,
+    /// Long-lived graceful restart (RFC 9494), in seconds: how long neighbours are asked to keep our routes after the
+    /// restart time, and the longest that we keep theirs; 0 (off, the default) to 16777215.
+    pub long_lived_stale_secs: u32,
     /// Set when the speaker takes over after a restart: it says so (R bit) and holds back End-of-RIB.
     pub restarting: Option<Restarting>,
     /// Whether [`crate::io::Speaker::best_paths`] is kept up to date; a pure reflector leaves it off.
@@ -53,6 +56,7 @@ impl SpeakerConfig {
             cluster_id: ClusterId(router_id),
             hold_time_secs: 90,
             graceful_restart_secs: 120,
+            long_lived_stale_secs: 0,
             restarting: None,
             publish_best_paths: false,
             session_limit: 10_000,

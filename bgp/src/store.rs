@@ -127,6 +127,8 @@ struct Slot {
     idle: bool,
 }
 
+/// Keys of sets that were made of others are told apart by this bit from those under which peers sent theirs.
+const DERIVED: u64 = 1 << 63;
 /// How many sets that no route uses are kept for their next use.
 const IDLE_KEPT: usize = 1024;
 /// From so many octets on, few are kept: a peer with extended messages could fill the memory with what nobody uses.
@@ -186,6 +188,26 @@ impl Store {
         let slots = &self.slots;
         self.index.insert_unique(hash, i, |i| slots[*i as usize].as_ref().map_or(0, |s| s.hash));
         AttrId(i)
+    }
+
+    /// A set made of another one, for routes of the same source; the same set where `make` changes nothing.
+    pub fn derive(
+        &mut self,
+        from: AttrId,
+        make: impl FnOnce(&Attributes) -> Option<Attributes>,
+    ) -> Option<AttrId> {
+        let slot = self.slots.get(from.0 as usize)?.as_ref()?;
+        let made = make(&slot.attributes)?;
+        if made == slot.attributes {
+            return Some(from);
+        }
+        // No other key begins so: those of peers are under their own numbers.
+        let (source, scope) = (slot.source, DERIVED | slot.uid);
+        let key = [&made.mp_next_hop[..], &made.blob].concat();
+        match self.find(scope, &key) {
+            Some(known) => Some(known),
+            None => Some(self.insert(source, scope, &key, made)),
+        }
     }
 
     fn shrink(&mut self, keep: usize) {

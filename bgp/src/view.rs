@@ -50,6 +50,9 @@ pub struct PeerView {
     pub rejections_total: u64,
     /// Prefixes kept from a session that was lost (graceful restart or fail static).
     pub prefixes_stale: u64,
+    /// Those of them that are kept beyond the restart time (long-lived graceful restart).
+    #[serde(default)]
+    pub prefixes_long_lived_stale: u64,
     /// Prefixes announced to it and not withdrawn.
     pub prefixes_sent: u64,
     /// UPDATEs from it that RFC 7606 made withdrawals.
@@ -127,6 +130,9 @@ pub struct RouteView {
     pub accepted: bool,
     /// Whether it is kept from a session that was lost.
     pub stale: bool,
+    /// Whether it is marked LLGR_STALE: kept beyond the restart time, by us or by whoever passed it on (RFC 9494).
+    #[serde(default)]
+    pub long_lived_stale: bool,
 }
 
 /// Routes, the first ones by prefix, and how many there are in all.

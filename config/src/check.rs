@@ -13,6 +13,16 @@ fn conflict(mistakes: &mut Mistakes, at: &Position, text: impl Into<String>) {
     mistakes.add(at.clone(), Problem::Conflict(text.into()));
 }
 
+/// What is nothing without graceful restart (RFC 9494 section 4.1).
+pub(crate) fn router(router: &Object<BgpRouter>, mistakes: &mut Mistakes) {
+    let keys = ["gracefulRestartSecs", "longLivedStaleSecs"];
+    let spec = &router.spec;
+    if router.sound(&keys) && spec.long_lived_stale_secs > 0 && spec.graceful_restart_secs == 0 {
+        let text = "`longLivedStaleSecs` does nothing without graceful restart: set `gracefulRestartSecs`, or leave it out";
+        conflict(mistakes, router.at_key("longLivedStaleSecs"), text);
+    }
+}
+
 /// The resources of a hub; `enrolls` says whether a policy is written, `policy` whether it could be read.
 pub(crate) fn hub(
     enrolls: bool,

@@ -155,6 +155,7 @@ impl<'n> Reading<'n> {
         context.follow(router.as_ref());
         let peers = self.all(&context);
         let client = self.one(&context, None);
+        router.iter().for_each(|router| check::router(router, &mut self.mistakes));
         check::leaf(router.as_ref(), client.as_ref(), &peers, &mut self.mistakes);
         let wireguard = self.one(&context, Some(("fab-wg", &client_at)));
         let events = self.one(&context, Some(("fabric", &client_at)));
@@ -183,6 +184,7 @@ impl<'n> Reading<'n> {
         if !enrolls {
             self.without_enrollment(Kind::WireGuardInterface);
         }
+        router.iter().for_each(|router| check::router(router, &mut self.mistakes));
         check::hub(enrolls, policy.as_ref(), &dynamic_peers, &peers, &mut self.mistakes);
         let mut router = router?;
         router.spec.cluster_id = router.spec.cluster_id.or(router.spec.router_id);

@@ -120,6 +120,8 @@ resource! {
         bmp_statistics_secs: u32 = "bmpStatisticsSecs", Whole::<u32>::secs(1, 86_400).or_zero(), Fallback::Value(|| 60);
         /// Restart time in seconds offered with graceful restart (RFC 4724); 0 turns it off.
         graceful_restart_secs: u16 = "gracefulRestartSecs", Whole::<u16>::secs(0, 4095), Fallback::Value(|| 120);
+        /// Long-lived graceful restart (RFC 9494), in seconds: how long neighbours are asked to keep our routes after the restart time, and the longest that theirs are kept, marked and as the last choice; 0 turns it off.
+        long_lived_stale_secs: u32 = "longLivedStaleSecs", Whole::<u32>::secs(0, 16_777_215), Fallback::Value(|| 0);
         /// How long a restarted hub waits at most, in seconds, for the neighbours that it had before until it says that its table is complete (selection deferral, RFC 4724 section 4.1).
         selection_deferral_secs: u32 = "selectionDeferralSecs", Whole::<u32>::secs(1, 3600), Fallback::Value(|| 30);
     }

@@ -175,6 +175,7 @@ impl Converge {
         config.publish_best_paths = true;
         config.hold_time_secs = self.router.hold_time_secs;
         config.graceful_restart_secs = self.router.graceful_restart_secs;
+        config.long_lived_stale_secs = self.router.long_lived_stale_secs;
         match Speaker::start(config, self.router.listen.clone()).await {
             Ok(speaker) => {
                 for address in &self.router.bmp_stations {

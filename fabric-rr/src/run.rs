@@ -192,6 +192,7 @@ fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<Speaker
     speaker.cluster_id = bgp::types::ClusterId(router.cluster_id.unwrap_or(router_id));
     speaker.hold_time_secs = router.hold_time_secs;
     speaker.graceful_restart_secs = router.graceful_restart_secs;
+    speaker.long_lived_stale_secs = router.long_lived_stale_secs;
     Ok(speaker)
 }
 

@@ -106,6 +106,7 @@ impl Speaker {
     /// What a step looks at in a path.
     fn value(&self, step: Step, info: &PathInfo, a: &Attributes) -> String {
         match step {
+            Step::LongLived => if a.long_lived_stale { "long-lived stale" } else { "not marked" }.into(),
             Step::LocalPref => a.local_pref.to_string(),
             Step::Local => if info.source == SourceId::LOCAL { "own" } else { "learned" }.into(),
             Step::AsPathLength => a.as_path_len.to_string(),
@@ -155,6 +156,8 @@ impl Speaker {
             Some("the family is not negotiated")
         } else if long && !member.extended {
             Some("longer than 4,096 octets, and no extended messages (RFC 8654)")
+        } else if !member.long_lived && self.store.get(attr).is_some_and(|a| a.long_lived_stale) {
+            Some("long-lived stale, and no long-lived graceful restart (RFC 9494 4.3)")
         } else {
             None
         }

@@ -179,7 +179,12 @@ impl Speaker {
         }
         let Some(peer) = self.sources.get(source).map(|s| s.router_id) else { return Err(String::new()) };
         match Attributes::of(&section.rest, arrived.family, arrived.next_hop, peer, &self.own) {
-            Read::Good(attributes) => Ok(self.store.insert(source, scope, arrived.key, *attributes)),
+            Read::Good(mut attributes) => {
+                if self.config.long_lived_stale_secs > 0 {
+                    attributes.heed_mark();
+                }
+                Ok(self.store.insert(source, scope, arrived.key, *attributes))
+            }
             Read::Withdraw(why) => Err(why),
         }
     }

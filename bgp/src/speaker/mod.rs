@@ -4,13 +4,15 @@
 //! it is ([`Speaker::tick`]), calls [`Speaker::flush`] when it has handed over everything that was waiting, and
 //! then writes what [`Speaker::gather`] offers. [`Speaker::next_action`] says which connections to open or close.
 //! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `publish`
-//! (best paths), `neighbors` (configuration, and what outlives a session), `shown`, `explained` and `walked`
+//! (best paths), `neighbors` (configuration, and what outlives a session), `long_lived` (for how
+//! much longer), `shown`, `explained` and `walked`
 //! (views), `watched` (BMP).
 
 mod explained;
 mod guard;
 mod ingress;
 mod liveness;
+mod long_lived;
 mod neighbors;
 mod output;
 mod publish;
@@ -330,6 +332,7 @@ impl Speaker {
             enhanced_refresh: true,
             extended: true,
             graceful_restart,
+            long_lived: self.long_lived_offer(),
             add_path: [AddPath { receive: offer.receive, send: offer.send > 0 }; 2],
         }
     }

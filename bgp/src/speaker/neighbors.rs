@@ -125,6 +125,9 @@ impl Speaker {
             .filter(|s| self.sources.get(*s).is_some_and(|s| s.router_id == router_id && s.client == client));
         if let (Some(old), None) = (kept, same) {
             self.drop_source(old);
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.nothing_kept();
+            }
         }
         let source = match same.or_else(|| self.sources.add(key.clone(), address, router_id, client)) {
             Some(source) => source,
@@ -134,8 +137,8 @@ impl Speaker {
             // RFC 4724 section 4.2; fail static needs no forwarding bit, for next hops are not the peer's.
             let gr = negotiated.graceful_restart.unwrap_or_default();
             let survives = gr.families[family.index()] && gr.forwarding[family.index()];
-            if !(survives || fail_static) {
-                self.purge_family(source, family, true);
+            if !(self.survives_long(&key, &negotiated, family).unwrap_or(survives) || fail_static) {
+                self.purge_stale(&key, source, family);
             }
         }
         let uid = self.sources.get(source).map_or(u64::MAX, |s| s.uid);
@@ -149,8 +152,8 @@ impl Speaker {
             let families = negotiated.families;
             conn.ids = negotiated.add_path.map(|a| a.receive);
             let paths = negotiated.add_path.map(|a| if a.send { send_paths } else { 0 });
-            let extended = negotiated.extended;
-            conn.out.join(Member { uid, client, families, extended, paths }, head);
+            let (extended, long_lived) = (negotiated.extended, negotiated.long_lived.is_some());
+            conn.out.join(Member { uid, client, families, extended, long_lived, paths }, head);
             conn.out.snapshot = families.map(|on| on.then_some(0));
             if !restarting {
                 conn.out.end_of_rib = families.map(|on| on.then_some(head));
@@ -161,7 +164,7 @@ impl Speaker {
             peer.since = now;
             peer.established_count += 1;
             peer.graceful = negotiated.graceful_restart.is_some();
-            if peer.stale_until.is_some() {
+            if peer.stale_until.is_some() || peer.long_lived_until.iter().any(Option::is_some) {
                 peer.stale_until = Some(now + STALE_AFTER_RETURN_SECS * 1000);
                 self.wake(now + STALE_AFTER_RETURN_SECS * 1000);
             }
@@ -190,7 +193,7 @@ impl Speaker {
         conn.ended[family.index()] = true;
         // No order of the families is prescribed (RFC 4724 section 2).
         let last = conn.ended == [true; 2];
-        self.purge_family(source, family, true);
+        self.purge_stale(&key, source, family);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let address = peer.address;
         if self.v4.held(source).stale == 0 && self.v6.held(source).stale == 0 {
@@ -254,28 +257,7 @@ impl Speaker {
         peer.retry(now, luck);
         let retry = peer.dial;
         if let Some(source) = conn.source {
-            let gr = conn.session.negotiated().and_then(|n| n.graceful_restart);
-            let keep_secs = peer.retention_secs(&end, gr.as_ref());
-            let covered = gr.map_or([false; 2], |gr| gr.families);
-            let fail_static = peer.fail_static_secs() > 0;
-            if keep_secs == 0 {
-                peer.source = None;
-                peer.stale_until = None;
-                self.drop_source(source);
-            } else {
-                let until = now + keep_secs * 1000;
-                peer.stale_until = Some(until);
-                self.wake(until);
-                for family in Family::ALL {
-                    match family {
-                        _ if !(covered[family.index()] || fail_static) => {
-                            self.purge_family(source, family, false)
-                        }
-                        Family::Ipv4 => self.v4.mark_stale(source),
-                        Family::Ipv6 => self.v6.mark_stale(source),
-                    }
-                }
-            }
+            self.retain(&conn, source, &end, now);
             self.publish |= self.config.publish_best_paths;
             self.remembered_version += 1;
         }
@@ -289,7 +271,7 @@ impl Speaker {
     }
 
     /// Removes a source with all its paths.
-    fn drop_source(&mut self, source: SourceId) {
+    pub(super) fn drop_source(&mut self, source: SourceId) {
         for family in Family::ALL {
             self.purge_family(source, family, false);
         }
@@ -311,10 +293,14 @@ impl Speaker {
 
     pub(super) fn tick_peers(&mut self, now: Millis) {
         let mut expired = Vec::new();
+        let mut long_expired = Vec::new();
         let mut gone = Vec::new();
         for (key, peer) in &mut self.peers {
             if peer.stale_until.is_some_and(|at| at <= now) {
                 expired.push(key.clone());
+            }
+            if peer.long_lived_until.iter().flatten().any(|at| *at <= now) {
+                long_expired.push(key.clone());
             }
             if let (Dial::At(at), Origin::Named(n)) = (peer.dial, &peer.origin)
                 && at <= now
@@ -333,31 +319,13 @@ impl Speaker {
             let stale = peer.stale_until.filter(|at| *at > now);
             let dial = if let Dial::At(at) = peer.dial { Some(at).filter(|_| !self.stopped) } else { None };
             let forget = idle.then_some(forgotten.max(now + 1000));
-            let next = [stale, dial, forget].into_iter().flatten().min().unwrap_or(Millis::MAX);
+            let long = peer.long_lived_until.into_iter().flatten().filter(|at| *at > now);
+            let next = [stale, dial, forget].into_iter().flatten().chain(long).min().unwrap_or(Millis::MAX);
             self.wake_at = self.wake_at.min(next);
         }
         gone.iter().for_each(|key| drop(self.peers.remove(key)));
-        for key in expired {
-            self.retention_over(&key);
-        }
-    }
-
-    /// Stale routes have been kept long enough.
-    fn retention_over(&mut self, key: &PeerKey) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.stale_until = None;
-        self.remembered_version += 1;
-        let Some(source) = peer.source else { return };
-        let up = peer.conns.iter().any(|s| self.conns[*s].as_ref().is_some_and(|c| c.source.is_some()));
-        if up {
-            for family in Family::ALL {
-                self.purge_family(source, family, true);
-            }
-        } else {
-            peer.source = None;
-            self.drop_source(source);
-        }
-        self.publish |= self.config.publish_best_paths;
+        expired.iter().for_each(|key| self.retention_over(key, now));
+        long_expired.iter().for_each(|key| self.long_lived_over(key, now));
     }
 
     /// Replaces the dynamic peers.

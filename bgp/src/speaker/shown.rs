@@ -100,6 +100,7 @@ impl Speaker {
             rejected_by_reason: rejected_by_reason(&held),
             rejections_total: totals.rejections,
             prefixes_stale: sum(|h| h.stale),
+            prefixes_long_lived_stale: sum(|h| h.long_lived),
             prefixes_sent: conn.map_or(0, |c| self.sent_to(c)),
             treated_as_withdraw: totals.treated_as_withdraw,
             attributes_discarded: totals.attributes_discarded,
@@ -127,7 +128,7 @@ impl Speaker {
             let gets = source.uid != member.uid && (member.client || source.client || source.is_local());
             for (i, held) in [(0, self.v4.held(id)), (1, self.v6.held(id))] {
                 sum += if gets && member.families[i] && member.paths[i] == 0 {
-                    u64::from(held.advertised)
+                    u64::from(held.advertised - if member.long_lived { 0 } else { held.advertised_marked })
                 } else {
                     0
                 };
@@ -145,7 +146,9 @@ impl Speaker {
         let mut sum = 0;
         table.scan_paths(0, usize::MAX, |_, _, _, attr, rank| {
             let audience = self.store.source(attr).map(|s| Audience::of(&self.sources, s));
-            let sent = batch.sends(rank) && audience.is_some_and(|a| a.has(member.uid, member.client));
+            let kept = !member.long_lived && self.store.get(attr).is_some_and(|a| a.long_lived_stale);
+            let sent =
+                !kept && batch.sends(rank) && audience.is_some_and(|a| a.has(member.uid, member.client));
             sum += u64::from(sent);
         });
         sum
@@ -235,6 +238,7 @@ impl Speaker {
             path_id: info.path_id,
             accepted: info.rejected.is_none(),
             stale: info.stale,
+            long_lived_stale: a.long_lived_stale,
         })
     }
 
@@ -350,6 +354,7 @@ fn capabilities(n: &crate::session::Negotiated) -> Vec<String> {
         (n.enhanced_refresh, "enhanced-route-refresh"),
         (n.extended, "extended-message"),
         (n.graceful_restart.is_some(), "graceful-restart"),
+        (n.long_lived.is_some(), "long-lived-graceful-restart"),
         (n.add_path.iter().any(|a| a.receive), "add-path-receive"),
         (n.add_path.iter().any(|a| a.send), "add-path-send"),
     ];

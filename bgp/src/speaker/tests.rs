@@ -1,6 +1,7 @@
 //! The whole speaker against small peers made of octets, with virtual time.
 
 mod add_path;
+mod long_lived;
 mod protocol;
 mod restart;
 
@@ -39,6 +40,7 @@ struct Told {
     next_hop: IpAddr,
     originator: Ipv4Addr,
     clusters: Vec<Ipv4Addr>,
+    communities: Vec<u32>,
 }
 
 fn address(n: u8) -> IpAddr {
@@ -70,8 +72,8 @@ fn open_speaker() -> Speaker {
     s
 }
 
-fn open_of(router_id: Ipv4Addr, graceful_restart: Option<GracefulRestart>) -> Vec<u8> {
-    let open = Open {
+fn open_like(router_id: Ipv4Addr, graceful_restart: Option<GracefulRestart>) -> Open {
+    Open {
         asn: ASN,
         hold_secs: 90,
         router_id: router_id.into(),
@@ -81,10 +83,14 @@ fn open_of(router_id: Ipv4Addr, graceful_restart: Option<GracefulRestart>) -> Ve
         enhanced_refresh: false,
         extended: false,
         graceful_restart,
+        long_lived: None,
         add_path: [AddPath::default(); 2],
-    };
+    }
+}
+
+fn open_of(router_id: Ipv4Addr, graceful_restart: Option<GracefulRestart>) -> Vec<u8> {
     let mut out = Vec::new();
-    open.encode(&mut out);
+    open_like(router_id, graceful_restart).encode(&mut out);
     out
 }
 
@@ -145,7 +151,10 @@ impl Client {
     }
 
     fn greet(s: &mut Speaker, id: ConnId, at: IpAddr, gr: Option<GracefulRestart>, now: Millis) -> Client {
-        let IpAddr::V4(router_id) = at else { panic!() };
+        Client::greet_with(s, id, at, &open_of(v4(at), gr), now)
+    }
+
+    fn greet_with(s: &mut Speaker, id: ConnId, at: IpAddr, open: &[u8], now: Millis) -> Client {
         let mut c = Client {
             id,
             address: at,
@@ -154,7 +163,7 @@ impl Client {
             notification: None,
             inbox: Vec::new(),
         };
-        s.received(id, &open_of(router_id, gr), now);
+        s.received(id, open, now);
         s.received(id, &KEEPALIVE, now);
         c.listen(s, now);
         c
@@ -220,6 +229,7 @@ impl Client {
             next_hop,
             originator: ids(code::ORIGINATOR_ID).first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED),
             clusters: ids(code::CLUSTER_LIST),
+            communities: ids(code::COMMUNITIES).into_iter().map(u32::from).collect(),
         };
         if let Some(hop) = ids(code::NEXT_HOP).first() {
             self.learn::<u32>(u.nlri, &told(IpAddr::V4(*hop)));
@@ -270,7 +280,8 @@ fn a_clients_route_reaches_the_others_with_originator_and_cluster() {
     a.listen(&mut s, 0);
     b.listen(&mut s, 0);
     let clusters = vec![Ipv4Addr::new(9, 9, 9, 9)];
-    let told = Told { next_hop: hop.into(), originator: v4(address(2)), clusters };
+    let (originator, communities) = (v4(address(2)), vec![]);
+    let told = Told { next_hop: hop.into(), originator, clusters, communities };
     assert_eq!(b.told.get(&host(1)), Some(&told), "the next hop stays");
     assert!(a.told.is_empty(), "nothing goes back to where it came from");
     assert_eq!(b.end_of_rib, [1, 1]);

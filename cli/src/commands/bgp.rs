@@ -198,6 +198,16 @@ fn peers_table(peers: &[PeerView]) -> String {
     table.to_string()
 }
 
+/// Whether a path is kept from a session that was lost, here or at whoever passed it on.
+fn kept(route: &RouteView) -> &'static str {
+    match (route.long_lived_stale, route.stale) {
+        (true, true) => " (long-lived stale)",
+        (true, false) => " (long-lived stale at its sender)",
+        (false, true) => " (stale)",
+        (false, false) => "",
+    }
+}
+
 fn routes_table(routes: &[RouteView]) -> String {
     let head = ["", "PREFIX", "NEXT HOP", "PEER", "ORIGINATOR", "CLUSTERS", "PREF", "REASON"];
     let mut table = Table::new(head, "No routes");
@@ -215,7 +225,7 @@ fn routes_table(routes: &[RouteView]) -> String {
             route.originator_id.to_string(),
             text::list(&route.cluster_list),
             route.local_pref.to_string(),
-            format!("{}{}", route.reason, if route.stale { " (stale)" } else { "" }),
+            format!("{}{}", route.reason, kept(route)),
         ]);
     }
     table.to_string()

@@ -126,7 +126,12 @@ fn candidates(all: &[CandidateView]) -> String {
 }
 
 fn verdict(candidate: &CandidateView) -> String {
-    let stale = if candidate.path.stale { " (stale: kept from a lost session)" } else { "" };
+    let stale = match (candidate.path.long_lived_stale, candidate.path.stale) {
+        (true, true) => " (long-lived stale: kept beyond the restart time)",
+        (true, false) => " (long-lived stale: its sender keeps it from a lost session)",
+        (false, true) => " (stale: kept from a lost session)",
+        (false, false) => "",
+    };
     let text = match (&candidate.rejected, &candidate.lost_at) {
         (Some(r), _) => {
             let times = if r.count == 1 { "once".into() } else { format!("{} times", r.count) };

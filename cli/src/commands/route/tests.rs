@@ -43,6 +43,7 @@ fn connect(speaker: &mut Speaker, n: u8) -> ConnId {
         enhanced_refresh: false,
         extended: false,
         graceful_restart: None,
+        long_lived: None,
     };
     let mut octets = Vec::new();
     open.encode(&mut octets);
