@@ -16,7 +16,7 @@ const SHARES: usize = 256;
 
 type Share = BTreeMap<Prefix, BestPath>;
 
-/// Best paths by prefix. Cloning costs [`SHARES`] reference counts, a change the size of one share.
+/// Best paths by prefix. Cloning costs `SHARES` reference counts, a change the size of one share.
 #[derive(Debug, Clone)]
 pub struct Routes {
     shares: Vec<Arc<Share>>,

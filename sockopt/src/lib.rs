@@ -2,7 +2,7 @@
 //! accepts (RFC 5082). Linux only.
 //!
 //! This is the workspace's one crate with unsafe code (docs/adr/0011), and it has one unsafe block: the call of
-//! `setsockopt` in [`set`]. Everything else builds values by safe means.
+//! `setsockopt` in `set`. Everything else builds values by safe means.
 
 use std::ffi::c_int;
 use std::io;
