@@ -5,12 +5,15 @@
 //! The socket is a Unix socket of mode 0600 in the node's run directory. It is the only way to administer a
 //! node: the leaf-facing API of the hub (crate `enrollment`) has none of these words.
 //!
-//! Reading order: `paths`, `wire`, `client`, `server`.
+//! Reading order: `paths`, `wire`, `client`, `server`. What both daemons derive alike is here too: `foyer`,
+//! `neighbors`, `speaker`, `explain`.
 
 pub mod client;
 pub mod daemon;
 pub mod explain;
+pub mod foyer;
 pub mod mine;
+pub mod neighbors;
 pub mod paths;
 pub mod secret;
 pub mod server;

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bgp::io::{Liveness, Neighbor, Speaker, SpeakerConfig};
-use bgp::settings::{AddPathOptions, PeerOptions};
 use bgp::view::BestPaths;
-use control::secret::{SecretError, guard};
+use control::neighbors::bfd;
 use dataplane::io::{Dataplane, path_mtu};
 use dataplane::state::{PrivateKey, Wished};
 use enrollment::io::keys::NodeKeys;
@@ -146,6 +145,8 @@ impl Converge {
                 former.shutdown("the leaf leaves").await;
                 (best, router, underlay) = (None, None, None);
                 self.current.send_replace(None);
+                self.remembered = None;
+                self.in_force.send_replace(Arc::default());
             }
             let paths_changed = async {
                 match &mut best {
@@ -202,17 +203,9 @@ impl Converge {
 
     /// Who has BFD: the hubs as the membership says, the others as each says.
     fn liveness(&self, admission: &Admission) -> Liveness {
-        let wished = |bfd: &config::Bfd| {
-            bfd.enabled.then_some(bfd::settings::Settings {
-                min_tx_millis: bfd.min_tx_millis,
-                min_rx_millis: bfd.min_rx_millis,
-                multiplier: bfd.multiplier,
-                multihop: bfd.multihop,
-            })
-        };
         let hubs = admission.topology.hubs.iter();
-        let hubs = hubs.filter_map(|hub| Some((hub.name.to_string(), wished(&self.bfd)?)));
-        let named = self.peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec.bfd)?)));
+        let hubs = hubs.filter_map(|hub| Some((hub.name.to_string(), bfd(&self.bfd)?)));
+        let named = self.peers.iter().filter_map(|p| Some((p.name.to_string(), bfd(&p.spec.bfd)?)));
         Liveness { neighbors: hubs.chain(named).collect(), dynamic_peers: Default::default() }
     }
 
@@ -243,31 +236,6 @@ fn neighbors(admission: &Admission, hold_time_secs: u16) -> Vec<Neighbor> {
         ..Neighbor::new(hub.name.to_string(), IpAddr::V4(hub.overlay), admission.topology.asn)
     };
     admission.topology.hubs.iter().map(dial).collect()
-}
-
-/// The neighbours that the configuration names; their keys are read here, once.
-pub fn configured(peers: &[config::Object<config::BgpPeer>]) -> Result<Vec<Neighbor>, SecretError> {
-    let named = peers.iter().map(|object| (object.name.as_str(), &object.spec));
-    named
-        .map(|(name, peer)| {
-            let key = peer.tcp_md5_key_file.as_ref().map(config::FilePath::as_path);
-            Ok(Neighbor {
-                port: peer.port,
-                local_address: peer.local_address,
-                route_reflector_client: peer.route_reflector_client,
-                hold_time_secs: peer.hold_time_secs,
-                options: PeerOptions {
-                    guard: guard(&format!("BGPPeer/{name}"), key, peer.max_hops)?,
-                    add_path: AddPathOptions {
-                        receive: peer.add_path_receive,
-                        send: peer.add_path_send.count(),
-                    },
-                    max_prefixes: peer.max_prefixes,
-                },
-                ..Neighbor::new(name, peer.address, peer.remote_asn)
-            })
-        })
-        .collect()
 }
 
 async fn measured(endpoint: SocketAddr) -> Underlay {

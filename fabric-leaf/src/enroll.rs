@@ -1,22 +1,21 @@
 //! One enrollment, step by step, each told with its time as it ends. It ends well only when the site works.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp::io::Speaker;
+use control::foyer;
 use control::wire::{ApiError, EnrollProgress, EnrollStep, EnrollSummary};
-use dataplane::state::{Filter, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
+use dataplane::state::Wished;
 use enrollment::identity::SigningKey;
 use enrollment::invite::Invite;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::NodeKeys;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
-use ipnet::Ipv4Net;
 use tokio::sync::{mpsc, watch};
 
 use crate::converge::{Current, Wishes};
@@ -24,8 +23,6 @@ use crate::leaf::Underlay;
 use crate::membership::{Ask, Owner, prefer};
 use crate::settings::{self, Settings};
 
-/// MTU of the tunnel to the foyer: any path that can carry the fabric carries this.
-const FOYER_MTU: u16 = 1200;
 /// Longest time for the dataplane to have what was wished.
 const DATAPLANE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the foyer's answer over all endpoints and attempts.
@@ -260,7 +257,7 @@ impl Enroller {
         let mut last = Refusal::of(ReasonCode::HubSilent);
         while Instant::now() < end {
             for &endpoint in &invite.hub_endpoints {
-                let generation = self.wishes.wish(foyer(invite, endpoint, self.listen_port));
+                let generation = self.wishes.wish(foyer::wished(invite, endpoint, self.listen_port));
                 self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
                 match client::join(&api, invite, keys, claims, replace).await {
                     Ok(mut admission) => {
@@ -362,27 +359,6 @@ async fn probe(admission: &Admission, underlay: Underlay) -> Result<((), String)
 /// Whether an invite is of a hub at which the leaf is enrolled.
 fn knows(admission: &Admission, invite: &Invite) -> bool {
     admission.topology.hubs.iter().any(|hub| hub.signing_key == invite.hub_signing_key)
-}
-
-/// The one-time tunnel: the invite's key, its foyer address, and nothing but the hub's foyer address behind it.
-fn foyer(invite: &Invite, endpoint: SocketAddr, listen_port: u16) -> Wished {
-    let hub = Ipv4Net::from(invite.foyer_hub);
-    let peer =
-        WireguardPeer { endpoint: Some(endpoint), allowed_ips: BTreeSet::from([hub]), keepalive_secs: 0 };
-    let wireguard = Wireguard {
-        private_key: PrivateKey::from_bytes(*invite.wireguard_private_key()),
-        listen_port,
-        addresses: BTreeSet::from([Ipv4Net::from(invite.foyer_address)]),
-        mtu: FOYER_MTU,
-        peers: BTreeMap::from([(PublicKey(invite.hub_wireguard_key.0), peer)]),
-    };
-    Wished {
-        wireguard: Some(wireguard),
-        tunnel: None,
-        routes: BTreeMap::from([(hub, Target::Wireguard)]),
-        captures: BTreeSet::new(),
-        filter: Filter { clamp: None, foyer: None },
-    }
 }
 
 fn dataplane_failed(message: String) -> Refusal {

@@ -16,7 +16,7 @@ use enrollment::io::leaf_state::LeafState;
 use federation::io::Federation;
 use tokio::sync::{mpsc, watch};
 
-use crate::converge::{self, Converge, Wishes};
+use crate::converge::{Converge, Wishes};
 use crate::enroll::Enroller;
 use crate::membership::{Membership, Owner};
 use crate::remembered::{self, Remembered};
@@ -101,7 +101,7 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     enrollment::io::keys::finish_promotion(&paths.state).map_err(start_error)?;
     let keys = NodeKeys::load(&paths.state).map_err(start_error)?.map(Arc::new);
     let state = LeafState::load(&paths.leaf_state()).map_err(start_error)?.map(Arc::new);
-    let named = converge::configured(&config.peers).map_err(start_error)?;
+    let named = control::neighbors::neighbors(&config.peers).map_err(start_error)?;
     let dataplane = Dataplane::start(settings::dataplane(config)).await.map_err(start_error)?;
     let federation =
         Federation::open(&paths.federation(), group(&config.events)).await.map_err(start_error)?;

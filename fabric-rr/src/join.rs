@@ -1,25 +1,20 @@
 //! How a second hub joins: through the first one's foyer, once, before anything else of it runs.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use control::Paths;
+use control::{Paths, foyer};
 use dataplane::io::Dataplane;
-use dataplane::state::{Filter, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
 use enrollment::exchange::JoinAnswer;
 use enrollment::invite::Invite;
 use enrollment::io::hub_http;
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::private_file;
 use enrollment::reason::ReasonCode;
-use ipnet::Ipv4Net;
 
 use crate::run::{RunError, converged, start_error};
 
-/// MTU of the tunnel to the foyer: any path that can carry the fabric carries this.
-const FOYER_MTU: u16 = 1280;
 /// For how long the first hub is tried.
 const LIMIT: Duration = Duration::from_secs(30);
 /// For how long the dataplane may take for each attempt.
@@ -75,7 +70,7 @@ async fn ask(
     let mut last = "the string names no endpoint".to_string();
     while Instant::now() < end {
         for &endpoint in &invite.hub_endpoints {
-            dataplane.wish(0, foyer(invite, endpoint, listen_port));
+            dataplane.wish(0, foyer::wished(invite, endpoint, listen_port));
             converged(dataplane, 0, DATAPLANE_LIMIT).await?;
             match hub_http::join(invite, keys, endpoints.to_vec()).await {
                 Ok(answer) => {
@@ -89,25 +84,4 @@ async fn ask(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err(start_error(format!("the first hub did not answer within {LIMIT:?}: {last}")))
-}
-
-/// The one-time tunnel: the invite's key, its foyer address, and nothing but the first hub's foyer address behind it.
-fn foyer(invite: &Invite, endpoint: SocketAddr, listen_port: u16) -> Wished {
-    let hub = Ipv4Net::from(invite.foyer_hub);
-    let peer =
-        WireguardPeer { endpoint: Some(endpoint), allowed_ips: BTreeSet::from([hub]), keepalive_secs: 0 };
-    let wireguard = Wireguard {
-        private_key: PrivateKey::from_bytes(*invite.wireguard_private_key()),
-        listen_port,
-        addresses: BTreeSet::from([Ipv4Net::from(invite.foyer_address)]),
-        mtu: FOYER_MTU,
-        peers: BTreeMap::from([(PublicKey(invite.hub_wireguard_key.0), peer)]),
-    };
-    Wished {
-        wireguard: Some(wireguard),
-        tunnel: None,
-        routes: BTreeMap::from([(hub, Target::Wireguard)]),
-        captures: BTreeSet::new(),
-        filter: Filter { clamp: None, foyer: None },
-    }
 }

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig, Station};
+use bgp::io::{DynamicPeers, Liveness, Restarting, Speaker, SpeakerConfig, Station};
 use bgp::policy::Admission;
 use bgp::settings::{AddPathOptions, PeerOptions};
 use config::{BgpRouter, Config, PeerAdmission};
 use control::daemon::{PidFile, stop_signal};
+use control::neighbors::{bfd, neighbors};
 use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
@@ -171,7 +172,7 @@ async fn start(
         speaker.monitor(Station { statistics_secs, ..Station::new(*address, name) });
     }
     speaker.set_liveness(liveness(&config)).await;
-    speaker.set_neighbors(neighbors(&config)?).await;
+    speaker.set_neighbors(neighbors(&config.peers).map_err(start_error)?).await;
     let enrolled = match opened {
         Some(opened) => Some(serve_enrollment(opened, &config, options, speaker.clone()).await?),
         None => {
@@ -367,31 +368,6 @@ fn restarting(
         .then_some(Restarting { expected, deferral_secs })
 }
 
-fn neighbors(config: &config::Hub) -> Result<Vec<Neighbor>, RunError> {
-    let dialled = config.peers.iter().map(|object| (object.name.as_str(), &object.spec));
-    dialled
-        .map(|(name, peer)| {
-            let key = peer.tcp_md5_key_file.as_ref().map(config::FilePath::as_path);
-            let guard = guard(&format!("BGPPeer/{name}"), key, peer.max_hops).map_err(start_error)?;
-            Ok(Neighbor {
-                port: peer.port,
-                local_address: peer.local_address,
-                route_reflector_client: peer.route_reflector_client,
-                hold_time_secs: peer.hold_time_secs,
-                options: PeerOptions {
-                    guard,
-                    add_path: AddPathOptions {
-                        receive: peer.add_path_receive,
-                        send: peer.add_path_send.count(),
-                    },
-                    max_prefixes: peer.max_prefixes,
-                },
-                ..Neighbor::new(name, peer.address, peer.remote_asn)
-            })
-        })
-        .collect()
-}
-
 /// What holds for the sessions of the configured dynamic peers, in their order; keys are read once, at the start.
 fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
     let ranges = config.dynamic_peers.iter();
@@ -409,17 +385,8 @@ fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
 
 /// Who has BFD.
 fn liveness(config: &config::Hub) -> Liveness {
-    let wished = |bfd: &config::Bfd| {
-        bfd.enabled.then_some(bfd::settings::Settings {
-            min_tx_millis: bfd.min_tx_millis,
-            min_rx_millis: bfd.min_rx_millis,
-            multiplier: bfd.multiplier,
-            multihop: bfd.multihop,
-        })
-    };
-    let named = config.peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec.bfd)?)));
-    let dynamic =
-        config.dynamic_peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec.bfd)?)));
+    let named = config.peers.iter().filter_map(|p| Some((p.name.to_string(), bfd(&p.spec.bfd)?)));
+    let dynamic = config.dynamic_peers.iter().filter_map(|p| Some((p.name.to_string(), bfd(&p.spec.bfd)?)));
     Liveness { neighbors: named.collect(), dynamic_peers: dynamic.collect() }
 }
 
