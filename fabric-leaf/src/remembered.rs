@@ -97,7 +97,8 @@ pub fn in_force(
     }
 }
 
-/// Keeps the file as the hub's table is; never while that table is not whole. Runs until the daemon stops.
+/// Keeps the file as the hub's table is; never while that table is not whole, and not beyond the membership. Runs
+/// until the daemon stops.
 pub async fn keep(
     file: PathBuf,
     membership: watch::Receiver<Membership>,
@@ -107,6 +108,10 @@ pub async fn keep(
     loop {
         let now = paths.borrow_and_update().clone();
         let admission = membership.borrow().state.as_ref().map(|s| s.admission.clone());
+        if admission.is_none() {
+            written = None;
+            remove(&file);
+        }
         if let Some(admission) = admission.filter(|_| now.whole && !now.stale) {
             let known = Remembered::of(&admission, &now);
             if written.as_ref() != Some(&known) {
@@ -118,6 +123,16 @@ pub async fn keep(
         if paths.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// A leaf that has left, or never joined, remembers nothing.
+fn remove(file: &Path) {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("{}: {error}", file.display());
+        }
+        _ => {}
     }
 }
 

@@ -283,6 +283,11 @@ async fn approved_and_left(f: Arc<Fabric>) -> Check {
     let aws = site("aws");
     eventually(LIMIT, || has_route(&f, aws, "10.99.9.99", true)).await?;
 
+    let state = PathBuf::from(&stranger.root).join("var/lib/fabric");
+    let routes = || async {
+        if state.join("routes.json").exists() { Ok(()) } else { Err("no routes.json".to_string()) }
+    };
+    eventually(LIMIT, routes).await?;
     let (code, said) = stranger.tell("leave", None).await?;
     if code != Some(0) {
         return Err(format!("leave: {said}"));
@@ -290,13 +295,17 @@ async fn approved_and_left(f: Arc<Fabric>) -> Check {
     eventually(LIMIT, || has_route(&f, aws, "10.99.9.99", false)).await?;
     let shown: Value = json(&f.lab, "hub", "leaves show shop").await?;
     let links = exec(&f.lab, "pve-leaf", "ip -o link").await?;
+    let forgotten = eventually(LIMIT, || async {
+        if routes().await.is_err() { Ok(()) } else { Err("routes.json is kept".to_string()) }
+    });
+    forgotten.await?;
     let files: Vec<_> = ["wireguard.key", "signing.key", "admission.json", "waiting.json"]
         .into_iter()
-        .filter(|file| PathBuf::from(&stranger.root).join("var/lib/fabric").join(file).exists())
+        .filter(|file| state.join(file).exists())
         .collect();
     stranger.end().await?;
     start(&f.lab, "pve-leaf").await?;
-    match (shown["phase"].as_str(), links.contains("fabric"), files.is_empty()) {
+    match (shown["phase"].as_str(), links.contains("fab-"), files.is_empty()) {
         (Some("Left"), false, true) => Ok(()),
         _ => Err(format!("left behind: {files:?} {links}; at the hub: {shown}")),
     }
