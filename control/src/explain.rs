@@ -4,6 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bgp::explain::{Explanation, Verdict};
+use bgp::policy::RejectReason;
+use bgp::types::Prefix;
+use bgp::view::RejectedView;
 use dataplane::view::{KernelRouteView, Report};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -24,10 +27,37 @@ pub struct RouteAnswer {
     pub next_hops: Vec<NextHopView>,
     /// What became of the route in the kernel.
     pub kernel: KernelView,
+    /// The hubs that keep this node's own route out: nobody else has it from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hub_rejections: Vec<HubRejection>,
+}
+
+/// A hub's word on a route of the node that asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HubRejection {
+    /// The hub's name.
+    pub hub: String,
+    /// The reason.
+    pub reason: RejectReason,
+    /// The same in a sentence.
+    pub why: String,
+}
+
+impl HubRejection {
+    /// What of the hubs' rejections is about `prefix`.
+    pub fn about(prefix: Prefix, rejected: &[RejectedView]) -> Vec<HubRejection> {
+        let about = rejected.iter().filter(|r| r.prefix == prefix);
+        about
+            .filter_map(|r| {
+                Some(HubRejection { hub: r.by.clone()?, reason: r.reason, why: r.reason.sentence().into() })
+            })
+            .collect()
+    }
 }
 
 impl RouteAnswer {
-    /// Whether a route is chosen, resolves, and is where it must be.
+    /// Whether a route is chosen, resolves, is where it must be, and is kept out by no hub.
     pub fn good(&self) -> bool {
         let chosen = self.bgp.candidates.iter().find(|c| c.verdict == Verdict::Chosen);
         let resolves = |c: &&bgp::explain::CandidateView| {
@@ -35,7 +65,7 @@ impl RouteAnswer {
             found.is_none_or(|n| n.state != Resolution::Unresolved)
         };
         let kernel = matches!(self.kernel.state, Installed::Yes | Installed::NotNeeded);
-        chosen.filter(resolves).is_some() && kernel
+        chosen.filter(resolves).is_some() && kernel && self.hub_rejections.is_empty()
     }
 }
 

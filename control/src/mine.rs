@@ -15,9 +15,6 @@ use enrollment::io::keys::NodeKeys;
 use enrollment::topology::{Admission, HubNode};
 use enrollment::wire::{MAX_REJECTED_ROUTES, RejectedAnswer, RejectedRoute};
 
-/// Longest wait for the hubs, which are asked at once.
-const LIMIT: Duration = Duration::from_secs(3);
-
 /// Asks for what the hubs reject; nobody on a hub.
 pub type Rejects = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<RejectedView>> + Send>> + Send + Sync>;
 
@@ -37,12 +34,12 @@ pub fn answer(rejected: &[RejectedView]) -> RejectedAnswer {
     RejectedAnswer { routes, total: rejected.len() as u64 }
 }
 
-/// What every hub of the admission rejects of this leaf. A hub that does not answer in time is left out, with a
-/// warning in the log.
-pub async fn of_hubs(keys: Arc<NodeKeys>, admission: &Admission) -> Vec<RejectedView> {
+/// What every hub of the admission rejects of this leaf; they are asked at once. A hub that does not answer within
+/// `limit` is left out, with a warning in the log.
+pub async fn of_hubs(keys: Arc<NodeKeys>, admission: &Admission, limit: Duration) -> Vec<RejectedView> {
     let asked = admission.topology.hubs.iter().map(async |hub| {
-        let answer = tokio::time::timeout(LIMIT, of_hub(hub, &keys, admission)).await;
-        let routes = answer.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
+        let answer = tokio::time::timeout(limit, of_hub(hub, &keys, admission)).await;
+        let routes = answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")));
         routes.unwrap_or_else(|error| {
             tracing::warn!(hub = %hub.name, error, "the hub does not say what it rejects");
             Vec::new()

@@ -128,6 +128,9 @@ pub struct NodeStatus {
     /// Claims asked for and refused, with the reason (leaf).
     #[serde(default)]
     pub refused: BTreeMap<Ipv4Addr, ApiError>,
+    /// Routes of this node that its hubs keep out, with the reason (leaf).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hub_rejected: Vec<bgp::view::RejectedView>,
     /// Enrolled leaves (hub).
     #[serde(default)]
     pub leaves: usize,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use bgp::explain::{Asked, CandidateView, Explanation, Verdict};
 use bgp::types::Prefix;
-use control::explain::{Installed, KernelView, RouteAnswer, Standing, next_hops};
+use control::explain::{HubRejection, Installed, KernelView, RouteAnswer, Standing, next_hops};
 use control::server::Refusal;
 use dataplane::view::{Carrier, KernelRouteView, Report};
 use enrollment::topology::Admission;
@@ -36,7 +36,10 @@ pub async fn answer(leaf: &Leaf, asked: Asked) -> Result<RouteAnswer, Refusal> {
         Ok(routes) => kernel(&bgp, admission, &report, routes),
         Err(error) => KernelView::of(Installed::No, format!("the kernel's routes cannot be read: {error}")),
     };
-    Ok(RouteAnswer { role: "leaf".into(), bgp, next_hops, kernel })
+    let own = bgp.candidates.iter().any(|c| c.path.peer == "local");
+    let said = if own { leaf.hubs.now().await } else { Vec::new() };
+    let hub_rejections = HubRejection::about(bgp.prefix, &said);
+    Ok(RouteAnswer { role: "leaf".into(), bgp, next_hops, kernel, hub_rejections })
 }
 
 async fn kernel_routes(address: Ipv4Addr) -> std::io::Result<Vec<KernelRouteView>> {

@@ -57,14 +57,11 @@ pub fn router(leaf: Arc<Leaf>) -> Router {
 }
 
 /// What the hubs say that they reject of this leaf.
-pub fn hubs_reject(leaf: &Leaf) -> control::mine::Rejects {
-    let (membership, keys) = (leaf.membership.clone(), leaf.keys.clone());
+fn hubs_reject(leaf: &Leaf) -> control::mine::Rejects {
+    let hubs = leaf.hubs.clone();
     Arc::new(move || {
-        let (state, keys) = (membership.borrow().state.clone(), keys.borrow().clone());
-        Box::pin(async move {
-            let (Some(state), Some(keys)) = (state, keys) else { return Vec::new() };
-            control::mine::of_hubs(keys, &state.admission).await
-        })
+        let hubs = hubs.clone();
+        Box::pin(async move { hubs.now().await })
     })
 }
 

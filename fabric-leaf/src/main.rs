@@ -9,6 +9,7 @@ mod converge;
 mod enroll;
 mod explained;
 mod http;
+mod hubs_word;
 mod leaf;
 mod membership;
 mod probe;

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::converge::{Converge, Wishes};
 use crate::enroll::Enroller;
+use crate::hubs_word::HubsWord;
 use crate::membership::{Membership, Owner};
 use crate::remembered::{self, Remembered};
 use crate::settings::{self, Settings};
@@ -35,10 +36,10 @@ pub struct Leaf {
     pub started: Instant,
     /// Its membership.
     pub membership: watch::Receiver<Membership>,
-    /// Its keys, once it has some.
-    pub keys: watch::Receiver<Option<Arc<NodeKeys>>>,
     /// Its speaker, once it is enrolled.
     pub speaker: watch::Receiver<Option<Speaker>>,
+    /// What its hubs reject of its routes.
+    pub hubs: Arc<HubsWord>,
     /// Its dataplane.
     pub dataplane: Dataplane,
     /// Its events and claims.
@@ -150,8 +151,8 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     Ok(Leaf {
         file,
         started: Instant::now(),
+        hubs: Arc::new(HubsWord::new(membership.clone(), keys_seen)),
         membership,
-        keys: keys_seen,
         speaker,
         dataplane,
         federation,

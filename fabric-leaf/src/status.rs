@@ -34,6 +34,11 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
             );
         }
     }
+    let hub_rejected = leaf.hubs.recent(&peers).await;
+    why.extend(hub_rejected.iter().map(|r| {
+        let by = r.by.as_deref().unwrap_or("the hub");
+        format!("{by} rejects {}: {} ({})", r.prefix, r.reason.sentence(), r.reason.as_str())
+    }));
     why.extend(membership.refused.iter().map(|(address, refusal)| format!("claim {address}: {refusal}")));
     let phase = match (client.phase, why.is_empty()) {
         (ClientPhase::Ready, true) => "Ready".into(),
@@ -53,6 +58,7 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
         dataplane: Some(report),
         bgp,
         refused: membership.refused.iter().map(|(&a, refusal)| (a, api_error(refusal))).collect(),
+        hub_rejected,
         leaves: 0,
         replication: None,
     }

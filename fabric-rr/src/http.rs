@@ -87,7 +87,7 @@ async fn explain(State(hub): State<Arc<Hub>>, Query(name): Query<RouteName>) -> 
         None => ("reflector", "a plain reflector installs nothing"),
     };
     let kernel = control::explain::KernelView::not_needed(why);
-    Ok(Json(RouteAnswer { role: role.into(), bgp, next_hops, kernel }))
+    Ok(Json(RouteAnswer { role: role.into(), bgp, next_hops, kernel, hub_rejections: Vec::new() }))
 }
 
 fn enrolled(hub: &Hub) -> Result<&Enrolled, Refusal> {

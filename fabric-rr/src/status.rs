@@ -29,6 +29,7 @@ pub async fn node(hub: &Hub) -> NodeStatus {
         bgp,
         claims: Vec::new(),
         refused: Default::default(),
+        hub_rejected: Vec::new(),
         leaves: hub.enrolled.as_ref().map_or(0, |e| e.registry.snapshot().leaves.len()),
         replication: replication(hub).await,
     }

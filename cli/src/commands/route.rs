@@ -29,7 +29,8 @@ enum RouteVerb {
     #[command(
         after_help = "Examples:\n  routerctl route explain 10.81.10.20\n  routerctl route explain 10.81.10.20/32 -o json\n\n\
         An address means the most specific prefix that covers it.\n\
-        Exit code 1 when no path is chosen, its next hop does not resolve, or the kernel has no such route."
+        Exit code 1 when no path is chosen, its next hop does not resolve, the kernel has no such route, or a hub\n\
+        rejects a leaf's own route."
     )]
     Explain {
         /// A prefix, or an address
@@ -72,6 +73,10 @@ fn people(answer: &RouteAnswer) -> String {
     }
     pairs.extend(answer.next_hops.iter().map(|n| ("next hop", next_hop(n))));
     pairs.push(("kernel", kernel(&answer.kernel)));
+    for rejection in &answer.hub_rejections {
+        let said = format!("{} rejects it: {} ({})", rejection.hub, rejection.why, rejection.reason.as_str());
+        pairs.push(("at the hub", said));
+    }
     let mut parts = vec![text::pairs(&pairs)];
     if !bgp.candidates.is_empty() {
         parts.push(candidates(&bgp.candidates));

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bgp::io::{Neighbor, Originated, Speaker, SpeakerConfig};
 use bgp::types::Prefix;
@@ -54,7 +55,8 @@ async fn run() -> Option<std::convert::Infallible> {
     let keys = Arc::new(keys);
     let rejects = Arc::new(move || {
         let (keys, admission) = (keys.clone(), admission.clone());
-        Box::pin(async move { control::mine::of_hubs(keys, &admission).await }) as Pin<Box<_>>
+        Box::pin(async move { control::mine::of_hubs(keys, &admission, Duration::from_secs(3)).await })
+            as Pin<Box<_>>
     });
     let admin = control::server::listen(&paths.socket(control::Node::Leaf)).ok()?;
     axum::serve(admin, control::speaker::router(find, rejects)).await.ok()?;

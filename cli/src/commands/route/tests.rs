@@ -9,11 +9,12 @@ use std::sync::Arc;
 use ::bgp::attributes::{Attributes, Own};
 use ::bgp::explain::Asked;
 use ::bgp::message::{KEEPALIVE, Open, put, put_prefix};
-use ::bgp::policy::{Admission, ImportPolicy};
+use ::bgp::policy::{Admission, ImportPolicy, RejectReason};
 use ::bgp::settings::{DynamicPeers, Originated, SpeakerConfig};
 use ::bgp::speaker::{ConnId, Direction, Speaker};
 use ::bgp::types::{Family, Prefix};
-use control::explain::{Installed, KernelView, RouteAnswer, Standing, next_hops};
+use ::bgp::view::RejectedView;
+use control::explain::{HubRejection, Installed, KernelView, RouteAnswer, Standing, next_hops};
 use dataplane::state::PublicKey;
 use dataplane::view::{InterfaceView, KernelRouteView, Report, WireguardPeerView};
 
@@ -128,7 +129,7 @@ fn ask(speaker: &Speaker, what: &str, own: u8, report: &Report, kernel: KernelVi
     let standing = Standing { own: overlay(own), overlay: "10.255.0.0/20".parse().unwrap(), report };
     let next_hops = next_hops(&bgp, Some(standing));
     let role = if own == 1 { "hub" } else { "leaf" };
-    RouteAnswer { role: role.into(), bgp, next_hops, kernel }
+    RouteAnswer { role: role.into(), bgp, next_hops, kernel, hub_rejections: Vec::new() }
 }
 
 fn relayed() -> KernelView {
@@ -293,7 +294,22 @@ fn a_leaf_with_an_unresolvable_route() {
     assert!(!unresolvable.good());
     golden("unresolvable", &unresolvable);
     let own = KernelView::not_needed("an own client: the site's own routing delivers");
-    golden("own", &ask(&speaker, "10.81.10.20", 2, &report, own));
+    let mut answer = ask(&speaker, "10.81.10.20", 2, &report, own);
+    assert!(answer.good());
+    golden("own", &answer);
+    let rejected = |prefix: &str, by: Option<&str>| RejectedView {
+        prefix: prefix.parse().unwrap(),
+        peer: "local".into(),
+        peer_address: None,
+        leaf: Some("aws".into()),
+        next_hop: overlay(2).into(),
+        reason: RejectReason::NotOwned,
+        by: by.map(Into::into),
+    };
+    let said = [rejected("10.81.10.20/32", Some("hub")), rejected("10.81.10.21/32", Some("hub"))];
+    answer.hub_rejections = HubRejection::about(answer.bgp.prefix, &said);
+    assert!(!answer.good());
+    golden("own-rejected-by-the-hub", &answer);
     let unknown = ask(&speaker, "10.99.0.1", 2, &report, KernelView::not_needed("no path is chosen"));
     assert!(!unknown.good());
     golden("unknown", &unknown);
