@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use dataplane::state::{Filter, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
+use enrollment::identity::WireguardKey;
 use enrollment::invite::Invite;
 use ipnet::Ipv4Net;
 
@@ -11,8 +12,8 @@ use ipnet::Ipv4Net;
 const FOYER_MTU: u16 = 1200;
 
 /// What a node wishes for while it is in the foyer: the invite's key, its foyer address, and nothing but the hub's
-/// foyer address behind the tunnel. `listen_port` 0 leaves the port to the kernel.
-pub fn wished(invite: &Invite, endpoint: SocketAddr, listen_port: u16) -> Wished {
+/// foyer address behind the tunnel. `hub_key` is the hub's at `endpoint`. `listen_port` 0 leaves the port to the kernel.
+pub fn wished(invite: &Invite, hub_key: &WireguardKey, endpoint: SocketAddr, listen_port: u16) -> Wished {
     let hub = Ipv4Net::from(invite.foyer_hub);
     let peer =
         WireguardPeer { endpoint: Some(endpoint), allowed_ips: BTreeSet::from([hub]), keepalive_secs: 0 };
@@ -21,7 +22,7 @@ pub fn wished(invite: &Invite, endpoint: SocketAddr, listen_port: u16) -> Wished
         listen_port,
         addresses: BTreeSet::from([Ipv4Net::from(invite.foyer_address)]),
         mtu: FOYER_MTU,
-        peers: BTreeMap::from([(PublicKey(invite.hub_wireguard_key.0), peer)]),
+        peers: BTreeMap::from([(PublicKey(hub_key.0), peer)]),
     };
     Wished {
         wireguard: Some(wireguard),

@@ -11,7 +11,10 @@ use crate::wire::{
     AddClaimRequest, EnrollRequest, Envelope, Head, LeaveRequest, Operation, POSSESSION_DOMAIN,
     ReleaseClaimRequest, RenewRequest, RotateRequest,
 };
-use crate::{identity::InviteId, invite::Invite, invite::InviteSecret};
+use crate::{
+    identity::InviteId,
+    invite::{Invite, InviteHub, InviteSecret},
+};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -527,8 +530,20 @@ pub fn invite(
         max_claims: record.max_claims,
         expires_at: record.expires_at,
         uses: record.uses,
+        further_hubs: further_hubs(state),
     };
     Ok((invite, Change::Invite(Arc::new(record))))
+}
+
+/// The other hubs, as an invite names them: a leaf can join at any of them.
+fn further_hubs(state: &State) -> Vec<InviteHub> {
+    let others = state.hub_nodes().into_iter().skip(1);
+    let hub = |node: crate::topology::HubNode| InviteHub {
+        endpoints: node.endpoints,
+        wireguard_key: node.wireguard_key,
+        signing_key: node.signing_key,
+    };
+    others.map(hub).collect()
 }
 
 /// Withdraws an invite; doing it again changes nothing.

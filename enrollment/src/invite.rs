@@ -10,8 +10,14 @@ use ring::hkdf;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// What every invite string starts with; the digit is the format's version.
+/// What the string of an invite of one hub starts with; the digit is the format's version.
 pub const PREFIX: &str = "fabric1-";
+
+/// What the string of an invite of several hubs starts with: the same fields, and the further hubs behind them.
+pub const PREFIX_OF_SEVERAL: &str = "fabric2-";
+
+/// Further hubs that an invite names at most.
+const MAX_FURTHER_HUBS: usize = 3;
 
 /// Strings longer than this are not read at all (characters).
 pub const MAX_LENGTH: usize = 4096;
@@ -52,6 +58,17 @@ impl InviteSecret {
     }
 }
 
+/// A hub at which an invite is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InviteHub {
+    /// Where its WireGuard answers.
+    pub endpoints: Vec<SocketAddr>,
+    /// Its WireGuard public key.
+    pub wireguard_key: WireguardKey,
+    /// The key that signs its answers; the leaf pins it.
+    pub signing_key: SigningKey,
+}
+
 /// A decoded invite. It holds a secret and therefore has no `Debug`.
 #[derive(Clone)]
 pub struct Invite {
@@ -83,9 +100,21 @@ pub struct Invite {
     pub expires_at: u64,
     /// How many leaves may join by it.
     pub uses: u32,
+    /// The fabric's other hubs, at which it is as good; they answer at the same foyer address.
+    pub further_hubs: Vec<InviteHub>,
 }
 
 impl Invite {
+    /// Every hub at which it is good, the one that made it first.
+    pub fn hubs(&self) -> Vec<InviteHub> {
+        let first = InviteHub {
+            endpoints: self.hub_endpoints.clone(),
+            wireguard_key: self.hub_wireguard_key,
+            signing_key: self.hub_signing_key,
+        };
+        std::iter::once(first).chain(self.further_hubs.iter().cloned()).collect()
+    }
+
     /// The WireGuard private key of the foyer tunnel.
     pub fn wireguard_private_key(&self) -> Zeroizing<[u8; 32]> {
         self.secret.wireguard_private_key()
@@ -101,7 +130,8 @@ impl Invite {
         SocketAddr::from((self.foyer_hub, self.api_port))
     }
 
-    /// The string: `fabric1-` and base64url of the fields and 4 bytes of their SHA-256.
+    /// The string: its prefix and base64url of the fields and 4 bytes of their SHA-256. An invite of one hub is
+    /// written as `fabric1-`, which every leaf reads.
     pub fn encode(&self) -> Zeroizing<String> {
         let mut out = Zeroizing::new(Vec::with_capacity(256));
         out.extend_from_slice(&self.id.0);
@@ -117,27 +147,24 @@ impl Invite {
         out.extend_from_slice(&self.uses.to_be_bytes());
         put_count(&mut out, self.site.as_str().len());
         out.extend_from_slice(self.site.as_str().as_bytes());
-        put_count(&mut out, self.hub_endpoints.len());
-        for endpoint in self.hub_endpoints.iter().take(255) {
-            match endpoint.ip() {
-                IpAddr::V4(ip) => {
-                    out.push(4);
-                    out.extend_from_slice(&ip.octets());
-                }
-                IpAddr::V6(ip) => {
-                    out.push(6);
-                    out.extend_from_slice(&ip.octets());
-                }
-            }
-            out.extend_from_slice(&endpoint.port().to_be_bytes());
-        }
+        put_endpoints(&mut out, &self.hub_endpoints);
         put_count(&mut out, self.permitted.len());
         for prefix in self.permitted.iter().take(255) {
             put_net(&mut out, prefix);
         }
+        let further = self.further_hubs.iter().take(MAX_FURTHER_HUBS);
+        let prefix = if further.len() == 0 { PREFIX } else { PREFIX_OF_SEVERAL };
+        if further.len() > 0 {
+            put_count(&mut out, further.len());
+        }
+        for hub in further {
+            out.extend_from_slice(&hub.wireguard_key.0);
+            out.extend_from_slice(&hub.signing_key.0);
+            put_endpoints(&mut out, &hub.endpoints);
+        }
         let sum = sha256(&out);
         out.extend_from_slice(&sum[..4]);
-        Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(out.as_slice())))
+        Zeroizing::new(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(out.as_slice())))
     }
 
     /// Reads the string; blanks around it are forgiven, anything else wrong is `invite-malformed`.
@@ -147,7 +174,9 @@ impl Invite {
         if text.len() > MAX_LENGTH {
             return Err(damaged("the string is far too long for an invite"));
         }
-        let body = text.strip_prefix(PREFIX).ok_or_else(|| damaged("an invite starts with `fabric1-`"))?;
+        let several = text.strip_prefix(PREFIX_OF_SEVERAL);
+        let body = several.or_else(|| text.strip_prefix(PREFIX));
+        let body = body.ok_or_else(|| damaged("an invite starts with `fabric1-` or `fabric2-`"))?;
         let bytes = URL_SAFE_NO_PAD.decode(body).map(Zeroizing::new);
         let bytes = bytes.map_err(|_| damaged("the string has characters that no invite has, or is cut"))?;
         let split = bytes.len().checked_sub(4).ok_or_else(|| damaged("the string is cut"))?;
@@ -156,7 +185,13 @@ impl Invite {
             return Err(damaged("the checksum does not match: a part is missing or altered"));
         }
         let mut fields = Fields(fields);
-        let invite = fields.invite().ok_or_else(|| damaged("the fields are not those of an invite"))?;
+        let invite = fields.invite().and_then(|mut invite| {
+            if several.is_some() {
+                invite.further_hubs = fields.further_hubs()?;
+            }
+            Some(invite)
+        });
+        let invite = invite.ok_or_else(|| damaged("the fields are not those of an invite"))?;
         if fields.0.is_empty() { Ok(invite) } else { Err(damaged("there is more in it than an invite has")) }
     }
 }
@@ -164,6 +199,23 @@ impl Invite {
 fn put_net(out: &mut Vec<u8>, net: &Ipv4Net) {
     out.extend_from_slice(&net.network().octets());
     out.push(net.prefix_len());
+}
+
+fn put_endpoints(out: &mut Vec<u8>, endpoints: &[SocketAddr]) {
+    put_count(out, endpoints.len());
+    for endpoint in endpoints.iter().take(255) {
+        match endpoint.ip() {
+            IpAddr::V4(ip) => {
+                out.push(4);
+                out.extend_from_slice(&ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                out.push(6);
+                out.extend_from_slice(&ip.octets());
+            }
+        }
+        out.extend_from_slice(&endpoint.port().to_be_bytes());
+    }
 }
 
 /// Counts are one byte; callers write at most 255 items.
@@ -220,9 +272,27 @@ impl Fields<'_> {
             expires_at: u64::from_be_bytes(self.take()?),
             uses: u32::from_be_bytes(self.take()?),
             site: self.name()?,
-            hub_endpoints: (0..self.byte()?).map(|_| self.endpoint()).collect::<Option<_>>()?,
+            hub_endpoints: self.endpoints()?,
             permitted: (0..self.byte()?).map(|_| self.net()).collect::<Option<_>>()?,
+            further_hubs: Vec::new(),
         })
+    }
+
+    fn endpoints(&mut self) -> Option<Vec<SocketAddr>> {
+        (0..self.byte()?).map(|_| self.endpoint()).collect()
+    }
+
+    /// One at least: without any, the string would be of the version before.
+    fn further_hubs(&mut self) -> Option<Vec<InviteHub>> {
+        let count = usize::from(self.byte()?);
+        let hub = |fields: &mut Self| {
+            Some(InviteHub {
+                wireguard_key: WireguardKey(fields.take()?),
+                signing_key: SigningKey(fields.take()?),
+                endpoints: fields.endpoints()?,
+            })
+        };
+        (1..=MAX_FURTHER_HUBS).contains(&count).then(|| (0..count).map(|_| hub(self)).collect())?
     }
 }
 
@@ -247,7 +317,30 @@ mod tests {
             max_claims: 64,
             expires_at: 1_800_000_000,
             uses: 1,
+            further_hubs: Vec::new(),
         }
+    }
+
+    fn sample_of_two() -> Invite {
+        let second = InviteHub {
+            endpoints: vec!["198.51.100.7:51820".parse().unwrap()],
+            wireguard_key: WireguardKey([5; 32]),
+            signing_key: SigningKey([6; 32]),
+        };
+        Invite { further_hubs: vec![second], ..sample() }
+    }
+
+    /// An invite of two hubs names both, in a string of bearable length; one of a single hub is a string of the
+    /// version before, and neither reads as the other.
+    #[test]
+    fn a_string_names_both_hubs() {
+        let (made, text) = (sample_of_two(), sample_of_two().encode());
+        assert!(text.starts_with(PREFIX_OF_SEVERAL) && text.len() < 400, "{} characters", text.len());
+        let read = Invite::decode(&text).ok().unwrap();
+        assert_eq!((read.hubs(), &*read.encode()), (made.hubs(), &*text));
+        assert!(sample().encode().starts_with(PREFIX) && sample().hubs().len() == 1);
+        assert!(Invite::decode(&text.replacen('2', "1", 1)).is_err());
+        assert!(Invite::decode(&sample().encode().replacen('1', "2", 1)).is_err());
     }
 
     /// Every field survives the string, and what is derived from the secret is the same on both sides.
@@ -275,7 +368,13 @@ mod tests {
     /// Every single changed, cut or added character is seen: `invite-malformed`.
     #[test]
     fn damage_is_seen() {
-        let text = sample().encode();
+        for text in [sample().encode(), sample_of_two().encode()] {
+            damaged_everywhere(&text);
+        }
+        assert!(Invite::decode(&"fabric1-A".repeat(9999)).is_err());
+    }
+
+    fn damaged_everywhere(text: &str) {
         for at in 0..text.len() {
             let mut altered = text.as_bytes().to_vec();
             altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
@@ -287,8 +386,7 @@ mod tests {
             );
             assert!(Invite::decode(&text[..at]).is_err());
         }
-        assert!(Invite::decode(&format!("{}A", *text)).is_err());
-        assert!(Invite::decode(&"fabric1-A".repeat(9999)).is_err());
+        assert!(Invite::decode(&format!("{text}A")).is_err());
     }
 
     proptest! {
@@ -297,7 +395,9 @@ mod tests {
         fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let sum = sha256(&bytes);
             bytes.extend_from_slice(&sum[..4]);
-            let _ = Invite::decode(&format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)));
+            for prefix in [PREFIX, PREFIX_OF_SEVERAL] {
+                let _ = Invite::decode(&format!("{prefix}{}", URL_SAFE_NO_PAD.encode(&bytes)));
+            }
         }
     }
 }

@@ -72,7 +72,7 @@ macro_rules! reasons {
 reasons! {
     InviteMalformed "invite-malformed" Leaf 400
         "The invite string is damaged: its checksum does not match, or it is not an invite."
-        "Copy the whole string again, from `fabric1-` to its end; nothing was sent to the hub.";
+        "Copy the whole string again, from `fabric` to its end; nothing was sent to the hub.";
     HubSilent "hub-silent" Leaf 504
         "No answer came from the hub within the time limit."
         "Check that the hub runs (`routerctl status` there) and that UDP 51820 to its endpoint is open.";

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::converge::{Current, Wishes};
 use crate::leaf::Underlay;
-use crate::membership::{Ask, Owner, prefer};
+use crate::membership::{Ask, Owner, ask_elsewhere, prefer};
 use crate::settings::{self, Settings};
 
 /// Longest time for the dataplane to have what was wished.
@@ -150,10 +150,16 @@ impl Enroller {
         before: Admission,
     ) -> Result<(Admission, String), Refusal> {
         let silent = || Refusal::of(ReasonCode::HubSilent);
-        let api = HubApi::of_admission(&before).ok_or_else(silent)?;
         let keys = owner.keys.clone().ok_or_else(silent)?;
         let clients: Vec<_> = before.claims.keys().chain(&ask.request.clients).copied().collect();
-        match client::enroll(&api, invite, &keys, &clients).await {
+        let mut answer = Err(silent());
+        for api in owner.hubs(&before) {
+            answer = client::enroll(&api, invite, &keys, &clients).await;
+            if !answer.as_ref().is_err_and(ask_elsewhere) {
+                break;
+            }
+        }
+        match answer {
             Ok(admission) => {
                 owner.accept(admission.clone())?;
                 let permitted: Vec<_> = admission.permitted.iter().map(ToString::to_string).collect();
@@ -244,7 +250,7 @@ impl Enroller {
         self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)
     }
 
-    /// Brings up the one-time tunnel and asks in the foyer, at each endpoint in turn until one answers.
+    /// Brings up the one-time tunnel and asks in the foyer, at each endpoint of each hub in turn until one answers.
     async fn admitted(
         &self,
         invite: &Invite,
@@ -252,12 +258,16 @@ impl Enroller {
         claims: &[Ipv4Addr],
         replace: bool,
     ) -> Result<(Admission, String), Refusal> {
-        let api = HubApi::of_invite(invite);
+        let hubs = invite.hubs();
+        let places: Vec<_> =
+            hubs.iter().flat_map(|hub| hub.endpoints.iter().map(move |&at| (hub, at))).collect();
         let end = Instant::now() + FOYER_LIMIT;
         let mut last = Refusal::of(ReasonCode::HubSilent);
         while Instant::now() < end {
-            for &endpoint in &invite.hub_endpoints {
-                let generation = self.wishes.wish(foyer::wished(invite, endpoint, self.listen_port));
+            for &(hub, endpoint) in &places {
+                let api = HubApi::of_invite_hub(invite, hub);
+                let tunnel = foyer::wished(invite, &hub.wireguard_key, endpoint, self.listen_port);
+                let generation = self.wishes.wish(tunnel);
                 self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
                 match client::join(&api, invite, keys, claims, replace).await {
                     Ok(mut admission) => {
@@ -266,6 +276,11 @@ impl Enroller {
                         return Ok((admission, detail));
                     }
                     Err(refusal) if refusal.code == ReasonCode::HubSilent => last = refusal,
+                    // Made at another hub a moment ago, and that one may answer in the next round.
+                    Err(refusal) if ask_elsewhere(&refusal) && hubs.len() > 1 => {
+                        tokio::time::sleep(ASK_EVERY / 4).await;
+                        last = refusal;
+                    }
                     Err(refusal) => return Err(refusal),
                 }
             }
@@ -331,19 +346,41 @@ impl Enroller {
     /// The hub answers on the overlay, to the leaf's own key: the lasting tunnel works.
     async fn overlay(&self, owner: &mut Owner, admission: &Admission) -> Result<((), String), Refusal> {
         let silent = || Refusal::of(ReasonCode::HubSilent);
-        let api = HubApi::of_admission(admission).ok_or_else(silent)?;
         let keys = owner.keys.clone().ok_or_else(silent)?;
-        let now = client::topology(&api, &keys, &owner.admission().ok_or_else(silent)?).await?;
-        let (left, claims) = (now.lease_left_secs, now.claims.len());
-        owner.accept(now)?;
-        Ok(((), format!("{} answers; {claims} claims, lease {left} s", api.address)))
+        let mut last = silent();
+        for api in owner.hubs(admission) {
+            match client::topology(&api, &keys, &owner.admission().ok_or_else(silent)?).await {
+                Ok(now) => {
+                    let (left, claims) = (now.lease_left_secs, now.claims.len());
+                    owner.accept(now)?;
+                    return Ok(((), format!("{} answers; {claims} claims, lease {left} s", api.address)));
+                }
+                Err(refusal) if ask_elsewhere(&refusal) => last = refusal,
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(last)
     }
 }
 
-/// An echo as large as the tunnel carries, to the hub and back.
+/// An echo as large as the tunnel carries, to a hub and back.
 async fn probe(admission: &Admission, underlay: Underlay) -> Result<((), String), Refusal> {
+    let mut outcome = Err(Refusal::new(ReasonCode::ProbeFailed, "the hub named no hub"));
+    for hub in &admission.topology.hubs {
+        outcome = probe_hub(admission, hub.overlay, underlay).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn probe_hub(
+    admission: &Admission,
+    hub: Ipv4Addr,
+    underlay: Underlay,
+) -> Result<((), String), Refusal> {
     let failed = |message: String| Refusal::new(ReasonCode::ProbeFailed, message);
-    let hub = admission.topology.hubs.first().ok_or_else(|| failed("the hub named no hub".into()))?.overlay;
     let from = admission.overlay;
     let size = dataplane::mtu::mtus(underlay.path_mtu, underlay.ipv6).wireguard;
     let echo = tokio::task::spawn_blocking(move || crate::probe::echo(from, hub, size, PROBE_LIMIT));
@@ -356,9 +393,11 @@ async fn probe(admission: &Admission, underlay: Underlay) -> Result<((), String)
     }
 }
 
-/// Whether an invite is of a hub at which the leaf is enrolled.
+/// Whether an invite is of a fabric in which the leaf is enrolled.
 fn knows(admission: &Admission, invite: &Invite) -> bool {
-    admission.topology.hubs.iter().any(|hub| hub.signing_key == invite.hub_signing_key)
+    let named = invite.hubs();
+    let known = &admission.topology.hubs;
+    known.iter().any(|hub| named.iter().any(|other| other.signing_key == hub.signing_key))
 }
 
 fn dataplane_failed(message: String) -> Refusal {

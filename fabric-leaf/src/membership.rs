@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control::wire::{EnrollProgress, EnrollRequest};
+use enrollment::identity::SigningKey;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::{self, NodeKeys};
 use enrollment::io::leaf_state::LeafState;
@@ -88,6 +89,8 @@ pub struct Owner {
     pub doubt: Option<Arc<NodeKeys>>,
     /// An enrollment that waits for approval.
     pub waiting: Option<EnrollRequest>,
+    /// The hub that answered last: the first one to be asked next time.
+    answering: Option<SigningKey>,
     refresh_at: Instant,
     retries: u32,
 }
@@ -105,7 +108,20 @@ impl Owner {
         let waiting = stored(&folder.join(WAITING_FILE))?;
         let doubt = NodeKeys::load(&keys::next_folder(&folder))?.map(Arc::new);
         let (refresh_at, retries) = (Instant::now(), 0);
-        Ok(Owner { file, keys, publish, wished, folder, by_hand, doubt, waiting, refresh_at, retries })
+        let answering = None;
+        Ok(Owner {
+            file,
+            keys,
+            publish,
+            wished,
+            folder,
+            by_hand,
+            doubt,
+            waiting,
+            answering,
+            refresh_at,
+            retries,
+        })
     }
 
     /// Runs until the daemon stops.
@@ -162,11 +178,21 @@ impl Owner {
         self.publish.borrow().state.as_ref().filter(|s| !s.revoked).map(|s| s.admission.clone())
     }
 
-    /// Stores and publishes the hub's answer. The endpoint that this leaf uses stays in use for as long as the hub
-    /// has it, wherever it stands in the hub's list: it is the one that was proved from here.
+    /// The hubs, the one that answered last first.
+    pub fn hubs(&self, admission: &Admission) -> Vec<HubApi> {
+        let mut hubs = HubApi::all_of_admission(admission);
+        hubs.sort_by_key(|api| Some(api.signing_key) != self.answering);
+        hubs
+    }
+
+    /// Stores and publishes a hub's answer. The order of the hubs and the endpoint of each that this leaf uses stay for
+    /// as long as the fabric has them, wherever they stand in the answer: each hub names itself first, and the
+    /// endpoints are those that were proved from here.
     pub fn accept(&mut self, mut admission: Admission) -> Result<(), Refusal> {
-        if let Some(used) = self.publish.borrow().state.as_ref().and_then(|s| endpoint(&s.admission)) {
-            prefer(&mut admission, used);
+        // Who answers names itself first.
+        self.answering = admission.topology.hubs.first().map(|hub| hub.signing_key);
+        if let Some(before) = &self.publish.borrow().state {
+            keep_places(&mut admission, &before.admission);
         }
         let refresh = Duration::from_secs(REFRESH_SECS.min(admission.renew_after_secs.max(1)));
         let state = LeafState { admission, answered_at: unix_now(), revoked: false };
@@ -187,8 +213,13 @@ impl Owner {
             self.refresh_at = Instant::now() + Duration::from_secs(REFRESH_SECS);
             return;
         };
-        let Some(api) = HubApi::of_admission(&admission) else { return };
-        let outcome = self.settle_at(&api, &keys, admission).await;
+        let mut outcome = Err(Refusal::of(ReasonCode::HubSilent));
+        for api in self.hubs(&admission) {
+            outcome = self.settle_at(&api, &keys, admission.clone()).await;
+            if !outcome.as_ref().is_err_and(ask_elsewhere) {
+                break;
+            }
+        }
         if let Err(refusal) = outcome.and_then(|()| self.keys_work()) {
             let doubtful = [ReasonCode::HubSilent, ReasonCode::SignatureInvalid, ReasonCode::LeaseRevoked];
             if self.doubt.is_some() && doubtful.contains(&refusal.code) {
@@ -284,6 +315,23 @@ fn stored<T: serde::de::DeserializeOwned>(file: &std::path::Path) -> Result<Opti
         |why: String| Refusal::new(ReasonCode::StateFileFailed, format!("{}: {why}", file.display()));
     let bytes = private_file::read(file).map_err(|e| failed(e.to_string()))?;
     bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))).transpose()
+}
+
+/// Whether another hub may answer better: this one is silent, or does not know yet what the other decided.
+pub fn ask_elsewhere(refusal: &Refusal) -> bool {
+    matches!(refusal.code, ReasonCode::HubSilent | ReasonCode::LeafUnknown | ReasonCode::InviteUnknown)
+}
+
+/// Puts hubs, and the endpoint in use of each, into the places that they had before; a new hub comes last.
+fn keep_places(admission: &mut Admission, before: &Admission) {
+    let known = &before.topology.hubs;
+    let place = |key: &SigningKey| known.iter().position(|hub| hub.signing_key == *key);
+    admission.topology.hubs.sort_by_key(|hub| place(&hub.signing_key).unwrap_or(usize::MAX));
+    for hub in known {
+        if let Some(used) = hub.endpoints.first() {
+            prefer(admission, *used);
+        }
+    }
 }
 
 /// Where the leaf reaches its hub.

@@ -11,7 +11,7 @@ use enrollment::topology::Admission;
 use tokio::sync::oneshot;
 
 use crate::enroll::Enroller;
-use crate::membership::{Ask, Owner};
+use crate::membership::{Ask, Owner, ask_elsewhere};
 
 /// Where the outcome is told: what was done, in a sentence.
 pub type Reply = oneshot::Sender<Result<String, Refusal>>;
@@ -30,35 +30,63 @@ pub enum Word {
     Leave(Reply),
 }
 
+/// The same without who asked.
+#[derive(Clone, Copy)]
+enum Deed {
+    Claim(Ipv4Addr),
+    Release(Ipv4Addr),
+    Rotate,
+    Leave,
+}
+
 /// The file of the addresses that were claimed by hand, beside the keys.
 pub const BY_HAND_FILE: &str = "claims.json";
 
 impl Owner {
     /// Does what was asked, and tells the outcome.
     pub async fn hear(&mut self, word: Word, enroller: &mut Enroller) {
-        let (reply, outcome) = match word {
+        let (deed, reply) = match word {
             Word::Enroll(ask) => return enroller.enroll(self, ask).await,
-            Word::Claim(address, reply) => (reply, self.claim(address).await),
-            Word::Release(address, reply) => (reply, self.release(address).await),
-            Word::Rotate(reply) => (reply, self.rotate(enroller).await),
-            Word::Leave(reply) => (reply, self.leave(enroller).await),
+            Word::Claim(address, reply) => (Deed::Claim(address), reply),
+            Word::Release(address, reply) => (Deed::Release(address), reply),
+            Word::Rotate(reply) => (Deed::Rotate, reply),
+            Word::Leave(reply) => (Deed::Leave, reply),
         };
+        let outcome = self.at_any_hub(deed, enroller).await;
         // Who asked may be gone; what was done stays done.
         let _ = reply.send(outcome);
     }
 
-    fn enrolled(&self) -> Result<(Admission, HubApi, Arc<NodeKeys>), Refusal> {
+    /// Says it to one hub after the other until one answers; all of it is the same when it is said twice.
+    async fn at_any_hub(&mut self, deed: Deed, enroller: &Enroller) -> Result<String, Refusal> {
         let missing = || Refusal::new(ReasonCode::LeafUnknown, "this leaf is not enrolled");
-        let admission = self.admission().ok_or_else(missing)?;
-        let api = HubApi::of_admission(&admission).ok_or_else(missing)?;
-        Ok((admission, api, self.keys.clone().ok_or_else(missing)?))
+        let hubs = self.hubs(&self.admission().ok_or_else(missing)?);
+        let mut outcome = Err(missing());
+        for api in hubs {
+            outcome = match deed {
+                Deed::Claim(address) => self.claim(&api, address).await,
+                Deed::Release(address) => self.release(&api, address).await,
+                Deed::Rotate => self.rotate(&api, enroller).await,
+                Deed::Leave => self.leave(&api, enroller).await,
+            };
+            if !outcome.as_ref().is_err_and(ask_elsewhere) {
+                break;
+            }
+        }
+        outcome
     }
 
-    async fn claim(&mut self, address: Ipv4Addr) -> Result<String, Refusal> {
-        let (now, api, keys) = self.enrolled()?;
+    fn enrolled(&self) -> Result<(Admission, Arc<NodeKeys>), Refusal> {
+        let missing = || Refusal::new(ReasonCode::LeafUnknown, "this leaf is not enrolled");
+        let admission = self.admission().ok_or_else(missing)?;
+        Ok((admission, self.keys.clone().ok_or_else(missing)?))
+    }
+
+    async fn claim(&mut self, api: &HubApi, address: Ipv4Addr) -> Result<String, Refusal> {
+        let (now, keys) = self.enrolled()?;
         let had = now.claims.contains_key(&address);
         if !had {
-            let answer = client::add_claim(&api, &keys, &now, address).await?;
+            let answer = client::add_claim(api, &keys, &now, address).await?;
             self.accept(answer)?;
         }
         self.by_hand.insert(address);
@@ -67,15 +95,15 @@ impl Owner {
         Ok(if had { format!("{address} was {name}'s before") } else { format!("{address} is {name}'s") })
     }
 
-    async fn release(&mut self, address: Ipv4Addr) -> Result<String, Refusal> {
-        let (now, api, keys) = self.enrolled()?;
+    async fn release(&mut self, api: &HubApi, address: Ipv4Addr) -> Result<String, Refusal> {
+        let (now, keys) = self.enrolled()?;
         if self.wished.borrow().contains(&address) {
             let message = format!("{address} is a client by the configuration file or by an event");
             return Err(Refusal::new(ReasonCode::ClaimWished, message).about(address));
         }
         let claim = now.claims.get(&address).copied();
         if let Some(claim) = claim {
-            let answer = client::release_claim(&api, &keys, &now, address, Some(claim.generation)).await?;
+            let answer = client::release_claim(api, &keys, &now, address, Some(claim.generation)).await?;
             self.accept(answer)?;
         }
         self.by_hand.remove(&address);
@@ -108,11 +136,11 @@ impl Owner {
     }
 
     /// Fresh keys: durable before the hub hears of them, in force when it has agreed.
-    async fn rotate(&mut self, enroller: &Enroller) -> Result<String, Refusal> {
-        let (now, api, old) = self.enrolled()?;
+    async fn rotate(&mut self, api: &HubApi, enroller: &Enroller) -> Result<String, Refusal> {
+        let (now, old) = self.enrolled()?;
         let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
         self.doubt = Some(fresh.clone());
-        let answer = client::rotate(&api, &old, &fresh, &now).await?;
+        let answer = client::rotate(api, &old, &fresh, &now).await?;
         let begin = std::time::Instant::now();
         self.keys = Some(fresh.clone());
         self.doubt = None;
@@ -150,9 +178,9 @@ impl Owner {
     }
 
     /// Claims, session, tunnel and keys end, here and at the hub.
-    async fn leave(&mut self, enroller: &Enroller) -> Result<String, Refusal> {
-        let (now, api, old) = self.enrolled()?;
-        let answered = client::leave(&api, &old, &now).await;
+    async fn leave(&mut self, api: &HubApi, enroller: &Enroller) -> Result<String, Refusal> {
+        let (now, old) = self.enrolled()?;
+        let answered = client::leave(api, &old, &now).await;
         match answered {
             Ok(_) => {}
             // It had left, or was taken out, before: what is here ends all the same.

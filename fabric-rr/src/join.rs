@@ -70,7 +70,7 @@ async fn ask(
     let mut last = "the string names no endpoint".to_string();
     while Instant::now() < end {
         for &endpoint in &invite.hub_endpoints {
-            dataplane.wish(0, foyer::wished(invite, endpoint, listen_port));
+            dataplane.wish(0, foyer::wished(invite, &invite.hub_wireguard_key, endpoint, listen_port));
             converged(dataplane, 0, DATAPLANE_LIMIT).await?;
             match hub_http::join(invite, keys, endpoints.to_vec()).await {
                 Ok(answer) => {

@@ -146,7 +146,8 @@ pub fn suspicious(content: &[u8]) -> Vec<&'static str> {
     if text.contains(&begins) {
         found.push("a private key in PEM");
     }
-    if text.match_indices("fabric1-").any(|(at, mark)| value_length(&text[at + mark.len()..]) >= 20) {
+    let invites = ["fabric1-", "fabric2-"].into_iter().flat_map(|mark| text.match_indices(mark));
+    if invites.into_iter().any(|(at, mark)| value_length(&text[at + mark.len()..]) >= 20) {
         found.push("an invite");
     }
     let labelled = |label: &&str| {

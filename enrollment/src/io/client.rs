@@ -2,9 +2,9 @@
 
 use super::keys::{self, NodeKeys};
 use crate::identity::{LeafName, SigningKey};
-use crate::invite::Invite;
+use crate::invite::{Invite, InviteHub};
 use crate::reason::{ReasonCode, Refusal};
-use crate::topology::Admission;
+use crate::topology::{Admission, HubNode};
 use crate::wire::{
     self, AddClaimRequest, Challenge, ChallengeAnswer, ChallengeRequest, EnrollRequest, Envelope, Head,
     LeaveRequest, MAX_ANSWER_BYTES, Operation, RejectedAnswer, ReleaseClaimRequest, RenewRequest,
@@ -48,11 +48,23 @@ impl HubApi {
         Self::new(invite.api_address(), Some(invite.foyer_address.into()), invite.hub_signing_key)
     }
 
+    /// The same at one of the hubs at which the invite is good.
+    pub fn of_invite_hub(invite: &Invite, hub: &InviteHub) -> Self {
+        Self::new(invite.api_address(), Some(invite.foyer_address.into()), hub.signing_key)
+    }
+
+    /// The API of each of the admission's hubs, in their order, reached from the leaf's overlay address.
+    pub fn all_of_admission(admission: &Admission) -> Vec<Self> {
+        let api = |hub: &HubNode| {
+            let address = SocketAddr::from((hub.overlay, hub.api_port));
+            Self::new(address, Some(admission.overlay.into()), hub.signing_key)
+        };
+        admission.topology.hubs.iter().map(api).collect()
+    }
+
     /// The API of the admission's first hub, reached from the leaf's overlay address; `None` if it names no hub.
     pub fn of_admission(admission: &Admission) -> Option<Self> {
-        let hub = admission.topology.hubs.first()?;
-        let address = SocketAddr::from((hub.overlay, hub.api_port));
-        Some(Self::new(address, Some(admission.overlay.into()), hub.signing_key))
+        Self::all_of_admission(admission).into_iter().next()
     }
 
     async fn connect(&self) -> Result<Connection<'_>, Refusal> {
