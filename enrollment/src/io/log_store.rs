@@ -28,6 +28,12 @@ const SLACK: u64 = 10_000;
 pub struct Log {
     keys: Arc<NodeKeys>,
     own: SigningKey,
+    ends: Ends,
+}
+
+/// How far the log goes; kept aside while what follows is not durable.
+#[derive(Clone, Default)]
+pub struct Ends {
     heads: BTreeMap<SigningKey, Head>,
     clock: Hlc,
     rows: u64,
@@ -46,10 +52,22 @@ impl Log {
         }
         let rows: i64 = db.query_row("SELECT COUNT(*) FROM log", [], |row| row.get(0))?;
         let own = keys.signing_key();
-        Ok(Self { keys, own, heads, clock, rows: u64::try_from(rows).unwrap_or(0) })
+        let ends = Ends { heads, clock, rows: u64::try_from(rows).unwrap_or(0) };
+        Ok(Self { keys, own, ends })
     }
 
-    /// Writes a decision of this hub as the next entry of its chain; the caller commits, then calls [`Log::took`].
+    /// How far it goes.
+    pub fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// What came after these ends was not stored.
+    pub fn back_to(&mut self, ends: Ends) {
+        self.ends = ends;
+    }
+
+    /// Writes a decision of this hub as the next entry of its chain; the caller releases the
+    /// savepoint, then calls [`Log::took`].
     pub fn append(
         &self,
         tx: &Connection,
@@ -60,7 +78,7 @@ impl Log {
     ) -> rusqlite::Result<Entry> {
         let (actor, operation) = decision;
         let (actor, operation, changes) = (actor.clone(), operation.to_owned(), facts.to_vec());
-        let body = Body { at: self.clock.next(now), generation, actor, operation, changes };
+        let body = Body { at: self.ends.clock.next(now), generation, actor, operation, changes };
         let entry = Entry::sign(self.keys.signing(), &self.head(&self.own), &body);
         insert(tx, &entry)?;
         Ok(entry)
@@ -68,7 +86,7 @@ impl Log {
 
     /// The ends of all chains here.
     pub fn heads(&self) -> &BTreeMap<SigningKey, Head> {
-        &self.heads
+        &self.ends.heads
     }
 
     /// What signs this hub's entries.
@@ -78,25 +96,25 @@ impl Log {
 
     /// All entries were replaced by checkpoints at these ends.
     pub fn restarted(&mut self, heads: BTreeMap<SigningKey, Head>) {
-        self.heads = heads;
-        self.rows = 0;
+        self.ends.heads = heads;
+        self.ends.rows = 0;
     }
 
     /// The end of a hub's chain here.
     pub fn head(&self, origin: &SigningKey) -> Head {
-        self.heads.get(origin).copied().unwrap_or_default()
+        self.ends.heads.get(origin).copied().unwrap_or_default()
     }
 
-    /// An entry that was written is durable: the chain goes on after it.
+    /// An entry was written: the chain goes on after it.
     pub fn took(&mut self, entry: &Entry) {
-        self.heads.insert(entry.origin, Head { seq: entry.seq, hash: entry.hash() });
-        self.clock = self.clock.max(entry.open().map(|body| body.at).unwrap_or_default());
-        self.rows += 1;
+        self.ends.heads.insert(entry.origin, Head { seq: entry.seq, hash: entry.hash() });
+        self.ends.clock = self.ends.clock.max(entry.open().map(|body| body.at).unwrap_or_default());
+        self.ends.rows += 1;
     }
 
     /// Whether it is time to remove old entries.
     pub fn is_long(&self) -> bool {
-        self.rows >= KEPT + SLACK
+        self.ends.rows >= KEPT + SLACK
     }
 
     /// Removes the oldest entries but for the newest `kept`, leaving a signed checkpoint for each chain. Gives how
@@ -116,7 +134,7 @@ impl Log {
 
     /// So many entries are gone for good.
     pub fn shortened(&mut self, count: u64) {
-        self.rows = self.rows.saturating_sub(count);
+        self.ends.rows = self.ends.rows.saturating_sub(count);
     }
 }
 

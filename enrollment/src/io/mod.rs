@@ -1,5 +1,6 @@
 //! Everything that touches the outside: SQLite, HTTP, key and state files, the clock.
 
+mod batch;
 pub mod client;
 pub mod follow;
 pub mod http;

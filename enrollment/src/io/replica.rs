@@ -191,12 +191,12 @@ impl Owner {
         Ok(self.state.own_hub_record(now).map(|hub| Change::Hub(Arc::new(hub))))
     }
 
-    /// Facts of other hubs with the entries that say so, in one transaction.
+    /// Facts of other hubs with the entries that say so, all or nothing.
     fn absorb(&mut self, entries: &[Entry], facts: &[Fact], generation: u64) -> Result<(), Refusal> {
         let now = (self.clock)();
-        self.mended(now)?;
+        self.begin(now)?;
         let merged = self.state.merge(facts, now);
-        let written = self.db.transaction().and_then(|tx| {
+        let written = self.db.savepoint().and_then(|tx| {
             schema::write_merged(&tx, &self.state, &merged, generation, now)?;
             entries.iter().try_for_each(|entry| log_store::insert(&tx, entry))?;
             tx.commit()
@@ -204,7 +204,6 @@ impl Owner {
         self.stored(written, now)?;
         self.state.went_on(generation);
         entries.iter().for_each(|entry| self.log.took(entry));
-        self.publish_now(now);
         Ok(())
     }
 
@@ -217,11 +216,12 @@ impl Owner {
         let facts: Option<Vec<Fact>> = snapshot.facts.into_iter().map(FactText::fact).collect();
         let facts = facts.ok_or_else(|| refused("the snapshot has a verifier that is none"))?;
         let now = (self.clock)();
+        self.begin(now)?;
         let mut state = State::new(self.state.settings.clone());
         let merged = state.merge(&facts, now);
         let checkpoints = exchange::checkpoints(&snapshot.heads, self.log.signing());
         let generation = snapshot.generation.max(self.state.generation()) + 1;
-        let written = self.db.transaction().and_then(|tx| {
+        let written = self.db.savepoint().and_then(|tx| {
             schema::empty(&tx)?;
             schema::write_merged(&tx, &state, &merged, generation, now)?;
             log_store::restart(&tx, &checkpoints)?;
@@ -230,7 +230,6 @@ impl Owner {
         self.stored(written, now)?;
         self.state = schema::load(&self.db, self.state.settings.clone(), now).map_err(failed)?;
         self.log.restarted(snapshot.heads);
-        self.publish_now(now);
         Ok(Taken { entries: 0, replaced: true })
     }
 }

@@ -48,6 +48,7 @@ const HISTORY_ROWS: i64 = 100_000;
 /// Makes the connection durable and the tables present.
 pub fn prepare(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(std::time::Duration::from_secs(2))?;
+    db.set_prepared_statement_cache_capacity(64);
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;

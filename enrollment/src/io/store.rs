@@ -1,5 +1,6 @@
 //! The registry on disk: one thread owns SQLite and the state; it decides, stores, applies, publishes, answers.
 
+use super::batch::{Batch, Job};
 use super::keys::{self, NodeKeys};
 use super::log_store::{self, Log};
 use super::schema;
@@ -19,7 +20,7 @@ use rusqlite::Connection;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
 
@@ -80,16 +81,16 @@ pub struct Granted {
     pub changed: Option<u64>,
 }
 
-type Job = Box<dyn FnOnce(&mut Owner) + Send>;
-
 pub(super) struct Owner {
     pub(super) db: Connection,
     pub(super) state: State,
     pub(super) log: Log,
+    /// What is written and not durable yet.
+    pub(super) batch: Batch,
     /// The state in memory holds what could not be stored.
-    damaged: bool,
+    pub(super) damaged: bool,
     pub(super) clock: Clock,
-    publish: watch::Sender<Arc<Admissions>>,
+    pub(super) publish: watch::Sender<Arc<Admissions>>,
 }
 
 /// The registry. Clones share one owner; it ends when the last clone is dropped.
@@ -144,7 +145,13 @@ impl Registry {
         job: impl FnOnce(&mut Owner) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |owner| drop(reply.send(job(owner))));
+        let job: Job = Box::new(move |owner| {
+            let outcome = job(owner);
+            Box::new(move |durable| {
+                let outcome = if durable { outcome } else { Err(Refusal::of(ReasonCode::Internal)) };
+                let _ = reply.send(outcome);
+            })
+        });
         self.jobs.try_send(job).map_err(|e| match e {
             TrySendError::Full(_) => Refusal::of(ReasonCode::HubBusy),
             TrySendError::Disconnected(_) => Refusal::of(ReasonCode::Internal),
@@ -298,9 +305,7 @@ impl Registry {
         self.call(move |owner| {
             owner.state.set_settings(Arc::new(settings));
             let now = (owner.clock)();
-            owner.store(&Actor::Hub, "settings", &[], now)?;
-            owner.publish_now(now);
-            Ok(())
+            owner.store(&Actor::Hub, "settings", &[], now)
         })
         .await
     }
@@ -308,7 +313,7 @@ impl Registry {
     /// Lets time do its work at once (leases, tombstones) instead of at the next deadline; for a clock that jumped.
     pub async fn tick(&self) -> Result<(), Refusal> {
         self.call(|owner| {
-            owner.tick();
+            owner.time_passed();
             Ok(())
         })
         .await
@@ -343,7 +348,8 @@ impl Owner {
         let log = Log::open(&db, keys).map_err(database)?;
         let begins = log_store::is_empty(&db).map_err(database)?;
         let (publish, admissions) = watch::channel(Arc::new(state.admissions()));
-        let mut owner = Self { db, state, log, damaged: false, clock, publish };
+        let batch = Batch::default();
+        let mut owner = Self { db, state, log, batch, damaged: false, clock, publish };
         let own = owner.known_hubs(now).unwrap_or_else(|refusal| {
             tracing::error!(%refusal, "the hubs could not be stored");
             None
@@ -362,28 +368,17 @@ impl Owner {
         {
             tracing::error!(%refusal, "this hub's record could not be stored");
         }
-        owner.publish_now(now);
         let old = owner.state.forgettable_invites(FORGET_INVITES_SECS, now);
         if let Err(refusal) = owner.commit(&Actor::Hub, "forget", &old, now) {
             tracing::warn!(%refusal, "old invites were not forgotten");
         }
+        owner.finish();
+        owner.publish_now(now);
         Ok((owner, admissions))
     }
 
-    fn run(mut self, queue: &Receiver<Job>) {
-        loop {
-            let now = (self.clock)();
-            // The wall clock may be set: look again at least every 30 s.
-            let wait = self.state.next_deadline(now).map_or(30, |at| at.saturating_sub(now).clamp(1, 30));
-            match queue.recv_timeout(Duration::from_secs(wait)) {
-                Ok(job) => job(&mut self),
-                Err(RecvTimeoutError::Timeout) => self.tick(),
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    fn tick(&mut self) {
+    /// Lets time do its work; the caller ends the batch.
+    pub(super) fn time_passed(&mut self) {
         let now = (self.clock)();
         let mut changes = life::overdue_moves(&self.state, now);
         changes.extend(life::forgettable_leaves(&self.state, now));
@@ -393,7 +388,7 @@ impl Owner {
         }
         if self.state.settle(now) {
             self.state.generation += 1;
-            self.publish_now(now);
+            self.batch.publishes();
         }
     }
 
@@ -416,7 +411,7 @@ impl Owner {
         Ok(Granted { admission: admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?, changed })
     }
 
-    /// Merges, stores and publishes; what could not be stored is taken back before anybody sees it.
+    /// Merges and writes; it is durable and published when the batch ends, which is before anybody is answered.
     pub(super) fn commit(
         &mut self,
         actor: &Actor,
@@ -428,17 +423,16 @@ impl Owner {
             return Ok(None);
         }
         self.store(actor, operation, changes, now)?;
-        self.publish_now(now);
         Ok(Some(self.state.generation()))
     }
 
-    /// The changes and the entry that says so, in one transaction.
+    /// The changes and the entry that says so, both or neither.
     fn store(&mut self, actor: &Actor, operation: &str, changes: &[Change], now: u64) -> Result<(), Refusal> {
-        self.mended(now)?;
+        self.begin(now)?;
         let generation = self.state.generation() + 1;
         let facts = self.state.facts(changes, now);
         let merged = self.state.merge(&facts, now);
-        let written = self.db.transaction().and_then(|tx| {
+        let written = self.db.savepoint().and_then(|tx| {
             schema::write_merged(&tx, &self.state, &merged, generation, now)?;
             let entry = self.log.append(&tx, (actor, operation), &facts, generation, now)?;
             tx.commit().map(|()| entry)
@@ -455,37 +449,13 @@ impl Owner {
         Ok(())
     }
 
-    /// What could not be stored is taken back.
-    pub(super) fn stored<T>(&mut self, written: rusqlite::Result<T>, now: u64) -> Result<T, Refusal> {
-        written.map_err(|error| {
-            self.damaged = true;
-            // Most often the disk is full, which reading survives; else it is tried before the next change.
-            let _ = self.mended(now);
-            failed(error)
-        })
-    }
-
-    /// Reads the state again where it holds what could not be stored.
-    pub(super) fn mended(&mut self, now: u64) -> Result<(), Refusal> {
-        if self.damaged {
-            let settings = self.state.settings.clone();
-            self.state = schema::load(&self.db, settings, now).map_err(failed)?;
-            self.damaged = false;
-        }
-        Ok(())
-    }
-
     fn compact(&mut self, kept: u64) -> Result<(), Refusal> {
-        let tx = self.db.transaction().map_err(failed)?;
+        self.begin((self.clock)())?;
+        let tx = self.db.savepoint().map_err(failed)?;
         let count = self.log.compact(&tx, kept).map_err(failed)?;
         tx.commit().map_err(failed)?;
         self.log.shortened(count);
         Ok(())
-    }
-
-    pub(super) fn publish_now(&mut self, now: u64) {
-        self.state.settle(now);
-        self.publish.send_replace(Arc::new(self.state.admissions()));
     }
 }
 
