@@ -188,7 +188,7 @@ impl Peer {
     /// What it may send; `None`: everything.
     pub fn policy(&self) -> Option<&Arc<ImportPolicy>> {
         match &self.origin {
-            Origin::Named(_) => None,
+            Origin::Named(n) => n.policy.as_ref(),
             Origin::Dynamic { policy, .. } => policy.as_ref(),
         }
     }

@@ -3,7 +3,7 @@
 //! The policy is applied in the Adj-RIB-In, before best path and reflection. A rejected route stays there
 //! (within a bound), with its reason, so that a later claim can make it accepted without asking again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::Prefix;
 
-/// What one enrolled neighbour may send (ownership).
+/// What one enrolled neighbour may send (ownership); from another hub what it may pass on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportPolicy {
     /// The leaf's name, shown beside the neighbour.
@@ -22,6 +22,9 @@ pub struct ImportPolicy {
     pub next_hop: Ipv4Addr,
     /// How many accepted prefixes it may hold (0: none) before the session ends with Cease/1 (RFC 4486).
     pub max_prefixes: u32,
+    /// What it may pass on for others (another reflector of the same fabric): by prefix, the next hops that the route
+    /// may have. Empty for a neighbour that speaks for itself alone.
+    pub passes_on: Arc<BTreeMap<Prefix, BTreeSet<Ipv4Addr>>>,
 }
 
 /// Who may connect from a range of addresses, and under which policy.
@@ -114,6 +117,9 @@ impl ImportPolicy {
             Err(RejectReason::DefaultRoute)
         } else if !prefix.is_host() {
             Err(RejectReason::NotHostRoute)
+        } else if let Some(owners) = self.passes_on.get(&prefix) {
+            let owner = |next_hop| matches!(next_hop, IpAddr::V4(next_hop) if owners.contains(&next_hop));
+            if owner(facts.next_hop) { Ok(()) } else { Err(RejectReason::ForeignNextHop) }
         } else if !self.owned.contains(&prefix) {
             Err(RejectReason::NotOwned)
         } else if facts.next_hop != IpAddr::V4(self.next_hop) {
@@ -138,6 +144,7 @@ mod tests {
             owned: ["10.81.10.20/32".parse().unwrap()].into(),
             next_hop: own,
             max_prefixes: 8,
+            passes_on: Arc::default(),
         };
         let facts = |nh: Ipv4Addr, foreign| ImportFacts { next_hop: nh.into(), foreign_originator: foreign };
         let try_it = |p: &str, f| policy.accept(p.parse().unwrap(), &f);
@@ -148,6 +155,25 @@ mod tests {
         let other = Ipv4Addr::new(10, 255, 0, 3);
         assert_eq!(try_it("10.81.10.20/32", facts(other, false)), Err(RejectReason::ForeignNextHop));
         assert_eq!(try_it("10.81.10.20/32", facts(own, true)), Err(RejectReason::ForeignOriginator));
+    }
+
+    /// Another reflector may pass on what somebody owns, with the owner's next hop and whatever originator.
+    #[test]
+    fn a_reflector_passes_on_what_others_own() {
+        let owner = Ipv4Addr::new(10, 255, 0, 2);
+        let policy = ImportPolicy {
+            owner: "hub-2".into(),
+            owned: [].into(),
+            next_hop: Ipv4Addr::new(10, 255, 0, 4),
+            max_prefixes: 8,
+            passes_on: Arc::new([("10.81.10.20/32".parse().unwrap(), [owner].into())].into()),
+        };
+        let facts = |nh: Ipv4Addr| ImportFacts { next_hop: nh.into(), foreign_originator: true };
+        let try_it = |p: &str, f| policy.accept(p.parse().unwrap(), &f);
+        assert_eq!(try_it("10.81.10.20/32", facts(owner)), Ok(()));
+        assert_eq!(try_it("10.81.10.20/32", facts(policy.next_hop)), Err(RejectReason::ForeignNextHop));
+        assert_eq!(try_it("10.81.10.21/32", facts(owner)), Err(RejectReason::NotOwned));
+        assert_eq!(try_it("0.0.0.0/0", facts(owner)), Err(RejectReason::DefaultRoute));
     }
 
     #[test]

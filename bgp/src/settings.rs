@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use crate::policy::Admission;
+use crate::policy::{Admission, ImportPolicy};
 use crate::types::{ClusterId, Prefix, RouterId};
 
 /// The speaker itself. Start from [`SpeakerConfig::new`].
@@ -175,6 +175,8 @@ pub struct Neighbor {
     pub fail_static_secs: u32,
     /// What holds for its sessions, whoever dials.
     pub options: PeerOptions,
+    /// What it may send; `None`: everything.
+    pub policy: Option<Arc<ImportPolicy>>,
 }
 
 impl Neighbor {
@@ -190,6 +192,7 @@ impl Neighbor {
             hold_time_secs: 90,
             fail_static_secs: 0,
             options: PeerOptions::default(),
+            policy: None,
         }
     }
 }

@@ -85,7 +85,13 @@ fn refreshes_that_nobody_reads_leave_one_mark() {
 /// Rejected routes whose attributes are 60 KiB are counted and not kept; small ones are kept and shown.
 #[test]
 fn rejected_routes_are_not_kept_with_long_attributes() {
-    let policy = ImportPolicy { owner: "leaf".into(), owned: [].into(), next_hop: PEER, max_prefixes: 16 };
+    let policy = ImportPolicy {
+        owner: "leaf".into(),
+        owned: [].into(),
+        next_hop: PEER,
+        max_prefixes: 16,
+        passes_on: Default::default(),
+    };
     let admitted = [(IpAddr::V4(PEER), Arc::new(policy))].into_iter().collect();
     let mut s = speaker(4, Admission::Enrolled(Arc::new(admitted)));
     let id = up(&mut s);

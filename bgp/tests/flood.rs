@@ -97,8 +97,13 @@ fn thousand(from: u32) -> Vec<u8> {
 fn leaves() -> DynamicPeers {
     let policy = |n: u8| {
         let owned = [honest_route()].into();
-        let policy =
-            ImportPolicy { owner: format!("leaf{n}"), owned, next_hop: overlay(n), max_prefixes: 16 };
+        let policy = ImportPolicy {
+            owner: format!("leaf{n}"),
+            owned,
+            next_hop: overlay(n),
+            max_prefixes: 16,
+            passes_on: Default::default(),
+        };
         (IpAddr::from([127, 70, 0, n]), Arc::new(policy))
     };
     DynamicPeers {

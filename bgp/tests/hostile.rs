@@ -70,8 +70,13 @@ impl Scene {
     async fn admit(&self, owns: u8, max_prefixes: u32) {
         let policy = |n: u8| {
             let owned = (1..=owns).map(|i| owned(n, i)).collect();
-            let policy =
-                ImportPolicy { owner: format!("leaf{n}"), owned, next_hop: overlay(n), max_prefixes };
+            let policy = ImportPolicy {
+                owner: format!("leaf{n}"),
+                owned,
+                next_hop: overlay(n),
+                max_prefixes,
+                passes_on: Default::default(),
+            };
             (IpAddr::V4(self.at(n)), Arc::new(policy))
         };
         let all: HashMap<_, _> = [2, 3, 9].into_iter().map(policy).collect();

@@ -43,8 +43,13 @@ async fn hub(port: u16) -> Speaker {
 fn leaves(admitted: &[u8]) -> DynamicPeers {
     let policy = |n: u8| {
         let owned = BTreeSet::from([client(n)]);
-        let policy =
-            ImportPolicy { owner: format!("leaf{n}"), owned, next_hop: overlay_address(n), max_prefixes: 16 };
+        let policy = ImportPolicy {
+            owner: format!("leaf{n}"),
+            owned,
+            next_hop: overlay_address(n),
+            max_prefixes: 16,
+            passes_on: Default::default(),
+        };
         (IpAddr::V4(leaf_address(n)), Arc::new(policy))
     };
     let admitted: HashMap<_, _> = admitted.iter().map(|n| policy(*n)).collect();

@@ -9,7 +9,7 @@ use crate::kind::{Kind, LATER, Role};
 use crate::mistake::{Mistakes, Position, Problem};
 use crate::node::{Node, Value, documents, short};
 use crate::node_config::{Config, Enrollment, Hub, Leaf, Object};
-use crate::resource::{Context, Keys, Resource};
+use crate::resource::{Context, Fabric, Keys, Resource};
 use crate::spec::{BgpDynamicPeer, BgpRouter, SamEnrollmentPolicy, WireGuardInterface};
 use crate::value::Name;
 use crate::{MAX_FILE_BYTES, Source};
@@ -18,6 +18,11 @@ const NAME: Text<Name> = Text::new("1 to 63 of a-z, 0-9 and - (neither first nor
 
 /// Reads all files as one configuration, or reports every mistake in them.
 pub fn parse(sources: &[Source]) -> Result<Config, Mistakes> {
+    parse_joined(sources, None)
+}
+
+/// The same for a hub that has joined a fabric, which fills in what the files leave out.
+pub fn parse_joined(sources: &[Source], fabric: Option<Fabric>) -> Result<Config, Mistakes> {
     let files: Vec<Arc<str>> = sources.iter().map(|source| source.name.as_str().into()).collect();
     let mut mistakes = Mistakes::default();
     let mut nodes = Vec::new();
@@ -32,7 +37,7 @@ pub fn parse(sources: &[Source]) -> Result<Config, Mistakes> {
         mistakes.append(wrong);
     }
     let start = files.first().map_or_else(|| Position::whole("configuration"), |file| Position::whole(file));
-    let mut reading = Reading { envelopes: Vec::new(), mistakes };
+    let mut reading = Reading { envelopes: Vec::new(), mistakes, fabric };
     for node in nodes.iter().filter(|node| !node.is_null()) {
         reading.envelope(node);
     }
@@ -58,6 +63,7 @@ struct Envelope<'n> {
 struct Reading<'n> {
     envelopes: Vec<Envelope<'n>>,
     mistakes: Mistakes,
+    fabric: Option<Fabric>,
 }
 
 impl<'n> Reading<'n> {
@@ -150,7 +156,8 @@ impl<'n> Reading<'n> {
     }
 
     fn leaf(&mut self, client_at: Position) -> Option<Config> {
-        let mut context = Context { role: Role::Leaf, overlay: None, asn: 64512, hold_time_secs: 9 };
+        let (role, overlay, fabric) = (Role::Leaf, None, None);
+        let mut context = Context { role, overlay, asn: 64512, hold_time_secs: 9, fabric };
         let router = self.one::<BgpRouter>(&context, Some(("leaf", &client_at)));
         context.follow(router.as_ref());
         let peers = self.all(&context);
@@ -164,7 +171,8 @@ impl<'n> Reading<'n> {
     }
 
     fn hub(&mut self, root: Position) -> Option<Config> {
-        let mut context = Context { role: Role::Hub, overlay: None, asn: 64512, hold_time_secs: 9 };
+        let (role, overlay, fabric) = (Role::Hub, None, self.fabric);
+        let mut context = Context { role, overlay, asn: 64512, hold_time_secs: 9, fabric };
         let enrolls = self.first(Kind::SamEnrollmentPolicy).is_some();
         let policy = self.one::<SamEnrollmentPolicy>(&context, None);
         if enrolls {

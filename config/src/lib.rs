@@ -40,12 +40,12 @@ mod tree;
 mod value;
 
 pub use bfd::Bfd;
-pub use document::parse;
+pub use document::{parse, parse_joined};
 pub use kind::{Kind, Role};
 pub use mistake::{Mistake, Mistakes, Position, Problem};
 pub use node_config::{Config, Effective, Enrollment, Hub, Leaf, Object};
 pub use reference::reference;
-pub use resource::Field;
+pub use resource::{Fabric, Field};
 pub use schema::{fields, schema};
 pub use spec::{
     BgpDynamicPeer, BgpPeer, BgpRouter, Capture, DataplaneChoice, EventGroup, PeerAdmission,

@@ -18,6 +18,26 @@ pub(crate) struct Context {
     pub asn: u32,
     /// `holdTimeSecs` of the BGPRouter.
     pub hold_time_secs: u16,
+    /// What the fabric says that this hub has joined.
+    pub fabric: Option<Fabric>,
+}
+
+impl Context {
+    /// The hub's own overlay address in its prefix.
+    pub fn hub_address(&self, overlay: ipnet::Ipv4Net) -> std::net::Ipv4Addr {
+        self.fabric.map_or(crate::value::hub_address(overlay), |fabric| fabric.own)
+    }
+}
+
+/// What a fabric says to a hub that has joined it: it holds where the hub's own files are silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fabric {
+    /// The prefix of the nodes' own addresses.
+    pub overlay_prefix: ipnet::Ipv4Net,
+    /// The autonomous system number.
+    pub asn: u32,
+    /// The overlay address that this hub was given.
+    pub own: std::net::Ipv4Addr,
 }
 
 /// What holds when a key is absent.
@@ -26,6 +46,8 @@ pub(crate) enum Fallback<T> {
     Required,
     /// Always the same value.
     Value(fn() -> T),
+    /// A value, or what the fabric says that this hub has joined.
+    Fabric(fn() -> T, fn(&Fabric) -> T),
     /// Derived from other resources; `None` means that the key must be given here.
     Derived(&'static str, fn(&Context) -> Option<T>),
 }
@@ -66,7 +88,7 @@ pub(crate) fn describe<C: Codec>(
     let default = match fallback {
         Fallback::Required => None,
         Fallback::Derived(text, _) => Some((*text).to_string()),
-        Fallback::Value(make) => {
+        Fallback::Value(make) | Fallback::Fabric(make, _) => {
             let json = serde_json::to_value(codec.write(&make())).unwrap_or(Json::Null);
             let text = format!("`{}`", json.as_str().map_or_else(|| json.to_string(), str::to_string));
             if let Json::Object(map) = &mut schema {
@@ -136,6 +158,9 @@ impl<'n> Keys<'n> {
     ) -> Option<C::Out> {
         let (stand_in, words) = match fallback {
             Fallback::Value(make) => (Some(make()), String::new()),
+            Fallback::Fabric(make, of) => {
+                (Some(context.fabric.as_ref().map_or_else(make, of)), String::new())
+            }
             Fallback::Required => (None, codec.says()),
             Fallback::Derived(text, make) => (make(context), format!("{} (default: {text})", codec.says())),
         };

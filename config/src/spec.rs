@@ -8,7 +8,7 @@ use crate::bfd::{Bfd, BfdMapping};
 use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::resource::{Fallback, resource};
-use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName, hub_address};
+use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName};
 
 const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
 const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
@@ -89,14 +89,14 @@ const DATAPLANES: Words<DataplaneChoice> = Words(&[
 resource! {
     /// The BGP speaker of a node. On a hub it reflects (RFC 4456); on a leaf it dials the hub.
     BgpRouter {
-        /// Autonomous system number of the fabric.
-        asn: u32 = "asn", ASN, Fallback::Value(|| 64512);
+        /// Autonomous system number of the fabric. On a hub that joined another, the fabric's unless it stands here.
+        asn: u32 = "asn", ASN, Fallback::Fabric(|| 64512, |fabric| fabric.asn);
         /// BGP identifier (RFC 4271 section 4.2).
         router_id: Option<Ipv4Addr> = "routerID", Maybe(IDENTIFIER), Fallback::Derived(
             "the node's overlay address; must be given on a hub without SAMEnrollmentPolicy",
             |c| match (c.overlay, c.role) {
                 (None, Role::Hub) => None,
-                (overlay, _) => Some(overlay.map(hub_address)),
+                (overlay, _) => Some(overlay.map(|overlay| c.hub_address(overlay))),
             },
         );
         /// Cluster identifier of the reflector (RFC 4456 section 8).
@@ -108,7 +108,8 @@ resource! {
             |c| Some(match (c.role, c.overlay) {
                 (Role::Leaf, _) => Vec::new(),
                 (Role::Hub, overlay) => {
-                    vec![SocketAddr::from((overlay.map_or(Ipv4Addr::UNSPECIFIED, hub_address), 179))]
+                    let own = overlay.map_or(Ipv4Addr::UNSPECIFIED, |overlay| c.hub_address(overlay));
+                    vec![SocketAddr::from((own, 179))]
                 }
             }),
         );
@@ -207,9 +208,9 @@ resource! {
 resource! {
     /// What a hub admits, and on what terms. A file with this resource alone is a whole hub.
     SamEnrollmentPolicy {
-        /// The prefix of the nodes' own addresses. The first host is the hub; the last /24 is the foyer.
+        /// The prefix of the nodes' own addresses. The first host is the hub; the last /24 is the foyer. On a hub that joined another, the fabric's unless it stands here.
         overlay_prefix: Ipv4Net = "overlayPrefix", OVERLAY,
-            Fallback::Value(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 20));
+            Fallback::Fabric(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 20), |fabric| fabric.overlay_prefix);
         /// Where leaves reach the hub's WireGuard; written into each invite, the first one first.
         endpoints: Vec<Endpoint> = "endpoints", Many(1, ENDPOINT), Fallback::Required;
         /// How long an admission holds unless it is renewed, in seconds; at least twice `failStaticSecs`.

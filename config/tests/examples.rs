@@ -96,3 +96,27 @@ fn effective_text() {
         assert_eq!(fs::read_to_string(&recorded).unwrap(), found, "{name}");
     }
 }
+
+/// Where a hub's file is silent, what the fabric says that it joined holds; what stands in the file wins.
+#[test]
+fn a_hub_that_joined_takes_what_its_fabric_says() {
+    let fabric = config::Fabric {
+        overlay_prefix: "10.250.0.0/20".parse().unwrap(),
+        asn: 65010,
+        own: "10.250.0.3".parse().unwrap(),
+    };
+    let files = [examples().join("hub.yaml")];
+    let silent = config::io::load_joined(&files, Some(fabric)).unwrap();
+    let hub = silent.hub().unwrap();
+    assert_eq!((hub.router.spec.asn, hub.router.spec.router_id), (65010, Some(fabric.own)));
+    assert_eq!(hub.router.spec.cluster_id, Some(fabric.own), "never the first hub's");
+    assert_eq!(hub.router.spec.listen, ["10.250.0.3:179".parse().unwrap()]);
+    assert_eq!(hub.dynamic_peers[0].spec.remote_asn, 65010);
+    assert_eq!(hub.enrollment.as_ref().unwrap().policy.spec.overlay_prefix, fabric.overlay_prefix);
+
+    let mut sources = config::io::sources(&files).unwrap();
+    sources[0].text += "---\n{apiVersion: net.routerd.net/v1alpha1, kind: BGPRouter, \
+                        metadata: {name: hub}, spec: {asn: 64999}}\n";
+    let says = config::parse_joined(&sources, Some(fabric)).unwrap();
+    assert_eq!(says.hub().unwrap().router.spec.asn, 64999);
+}

@@ -95,11 +95,12 @@ fn import_policy(leaf: &Admitted) -> ImportPolicy {
             .collect(),
         next_hop: leaf.overlay,
         max_prefixes: leaf.max_claims.saturating_mul(2).saturating_add(16),
+        passes_on: Arc::default(),
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use enrollment::claim::Claim;
     use enrollment::identity::{InviteId, SigningKey, WireguardKey};
@@ -107,7 +108,7 @@ mod tests {
     use enrollment::registry::FoyerPeer;
     use std::net::Ipv4Addr;
 
-    fn admissions(leaves: &[(&str, u8, &[[u8; 4]])]) -> Admissions {
+    pub(crate) fn admissions(leaves: &[(&str, u8, &[[u8; 4]])]) -> Admissions {
         let hub = HubSettings::derive(
             "hub".parse().unwrap(),
             "10.255.0.0/20".parse().unwrap(),

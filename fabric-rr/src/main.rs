@@ -11,6 +11,7 @@ mod hub;
 mod join;
 mod memory;
 mod moves;
+mod peering;
 mod run;
 mod status;
 

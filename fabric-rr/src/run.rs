@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bgp::io::{DynamicPeers, Liveness, Restarting, Speaker, SpeakerConfig, Station};
+use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConfig, Station};
 use bgp::policy::Admission;
 use bgp::settings::{AddPathOptions, PeerOptions};
-use config::{BgpRouter, Config, PeerAdmission};
+use config::{BgpRouter, Config, Enrollment, Fabric, PeerAdmission};
 use control::daemon::{PidFile, stop_signal};
 use control::neighbors::{bfd, neighbors};
 use control::secret::guard;
@@ -26,7 +26,7 @@ use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
 use crate::memory::Memory;
-use crate::{http, hub, join};
+use crate::{http, hub, join, peering};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
 /// paths differ and must not be the narrowest; each leaf keeps its own limit by tunnel MTU and clamp.
@@ -143,14 +143,14 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
 async fn start(
     paths: &Paths,
     file: PathBuf,
-    config: config::Hub,
-    effective: Config,
+    mut config: config::Hub,
+    mut effective: Config,
 ) -> Result<Hub, RunError> {
-    let router = &config.router.spec;
-    let opened = match &config.enrollment {
-        Some(enrollment) => Some(open_enrollment(paths, enrollment, router.asn).await?),
+    let opened = match config.enrollment {
+        Some(_) => Some(open_enrollment(paths, &file, &mut config, &mut effective).await?),
         None => None,
     };
+    let router = &config.router.spec;
     if let Some(opened) = &opened {
         // The overlay addresses must be there before anything can listen on them.
         let admissions = opened.registry.snapshot();
@@ -164,17 +164,18 @@ async fn start(
     let memory = Memory::at(paths.remembered_peers());
     let mut settings = speaker_config(router, opened.as_ref())?;
     settings.restarting = restarting(router, opened.as_ref(), memory.recall());
-    let speaker = Speaker::start(settings, listening(router, opened.as_ref())).await.map_err(start_error)?;
+    let speaker = Speaker::start(settings, router.listen.clone()).await.map_err(start_error)?;
     tokio::spawn(memory.keep(speaker.clone()));
     for address in &router.bmp_stations {
         let statistics_secs = router.bmp_statistics_secs;
         let name = config.router.name.to_string();
         speaker.monitor(Station { statistics_secs, ..Station::new(*address, name) });
     }
+    let named = neighbors(&config.peers).map_err(start_error)?;
     speaker.set_liveness(liveness(&config)).await;
-    speaker.set_neighbors(neighbors(&config.peers).map_err(start_error)?).await;
+    speaker.set_neighbors(named.clone()).await;
     let enrolled = match opened {
-        Some(opened) => Some(serve_enrollment(opened, &config, options, speaker.clone()).await?),
+        Some(opened) => Some(serve_enrollment(opened, &config, (named, options), speaker.clone()).await?),
         None => {
             speaker.set_dynamic_peers(dynamic_peers(&config, &options, None)).await;
             None
@@ -197,30 +198,18 @@ fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<Speaker
     Ok(speaker)
 }
 
-/// Where BGP is served. The configuration's default is the first hub's overlay address; a hub that joined has another.
-fn listening(router: &BgpRouter, opened: Option<&Opened>) -> Vec<SocketAddr> {
-    let own = opened.map(|opened| &opened.settings).filter(|settings| !settings.known_hubs.is_empty());
-    let first = own.map(|s| std::net::Ipv4Addr::from_bits(s.overlay_prefix.network().to_bits() + 1));
-    let moved = |at: &SocketAddr| match (own, first) {
-        (Some(own), Some(first)) if at.ip() == IpAddr::V4(first) => {
-            SocketAddr::from((own.overlay, at.port()))
-        }
-        _ => *at,
-    };
-    router.listen.iter().map(moved).collect()
-}
-
 /// Starts what turns admissions into state, then opens the leaf API.
 async fn serve_enrollment(
     opened: Opened,
     config: &config::Hub,
-    options: Vec<PeerOptions>,
+    (named, options): (Vec<Neighbor>, Vec<PeerOptions>),
     speaker: Speaker,
 ) -> Result<Enrolled, RunError> {
     let (tell, applied) = watch::channel(0);
     let asked = speaker.clone();
     let derive = Derive {
         config: config.clone(),
+        named,
         options,
         key: opened.private_key,
         port: opened.port,
@@ -302,14 +291,32 @@ struct Opened {
     port: u16,
 }
 
-/// Keys, settings, registry and dataplane of a hub with enrollment.
-async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -> Result<Opened, RunError> {
-    let policy = &config.policy.spec;
+/// Keys, settings, registry and dataplane of a hub with enrollment. One that joined another fills its configuration in
+/// with what the fabric says.
+async fn open_enrollment(
+    paths: &Paths,
+    file: &Path,
+    config: &mut config::Hub,
+    effective: &mut Config,
+) -> Result<Opened, RunError> {
+    let Enrollment { policy, wireguard } = there(config)?;
+    let port = wireguard.spec.listen_port;
     let keys = Arc::new(NodeKeys::load_or_create(&paths.state).map_err(start_error)?);
     let mut endpoints = Vec::new();
-    for endpoint in &policy.endpoints {
+    for endpoint in &policy.spec.endpoints {
         endpoints.extend(resolve(&endpoint.to_string()).await?);
     }
+    // Leaves are behind NAT: a hub that was restarted calls them where they were.
+    let memory = paths.state.join("endpoints.json");
+    let dataplane = Dataplane::start_remembering(Choice::Auto, Some(memory)).await.map_err(start_error)?;
+    let joined = join::joined(paths, &keys, &endpoints, &dataplane, port).await?;
+    if let Some(answer) = &joined {
+        let fabric = fabric(answer, &keys)?;
+        *effective =
+            config::io::load_joined(&[file.to_path_buf()], Some(fabric)).map_err(RunError::Config)?;
+        *config = effective.hub().cloned().ok_or_else(|| start_error("the configuration is no hub's"))?;
+    }
+    let (policy, asn) = (&there(config)?.policy.spec, config.router.spec.asn);
     let name = "hub".parse().map_err(start_error)?;
     let mut settings =
         HubSettings::derive(name, policy.overlay_prefix, endpoints, keys.wireguard_key(), keys.signing_key())
@@ -318,17 +325,24 @@ async fn open_enrollment(paths: &Paths, config: &config::Enrollment, asn: u32) -
     settings.lease_secs = policy.lease_secs;
     settings.fail_static_secs = policy.fail_static_secs;
     settings.forget_leaves_secs = (policy.forget_leaves_secs > 0).then_some(policy.forget_leaves_secs);
-    // Leaves are behind NAT: a hub that was restarted calls them where they were.
-    let memory = paths.state.join("endpoints.json");
-    let dataplane = Dataplane::start_remembering(Choice::Auto, Some(memory)).await.map_err(start_error)?;
-    let port = config.wireguard.spec.listen_port;
-    if let Some(answer) = join::joined(paths, &keys, &settings.endpoints, &dataplane, port).await? {
+    if let Some(answer) = joined {
         settings = joined_settings(settings, answer)?;
     }
     let registry =
         Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
     Ok(Opened { settings, keys, registry, dataplane, private_key, port })
+}
+
+fn there(config: &config::Hub) -> Result<&Enrollment, RunError> {
+    config.enrollment.as_ref().ok_or_else(|| start_error("the SAMEnrollmentPolicy is gone"))
+}
+
+/// What the fabric says to a hub that joined it.
+fn fabric(answer: &JoinAnswer, keys: &NodeKeys) -> Result<Fabric, RunError> {
+    let own = answer.record(&keys.signing_key());
+    let own = own.ok_or_else(|| start_error("joined.json is another hub's: its key is not this one's"))?;
+    Ok(Fabric { overlay_prefix: answer.overlay_prefix, asn: answer.asn, own: own.node.overlay })
 }
 
 /// The settings of a hub that joined: its name and address are those that it was given.
@@ -418,6 +432,8 @@ fn dynamic_peers(
 /// The task that turns each new set of admissions into peers, policies and kernel state.
 struct Derive {
     config: config::Hub,
+    /// The neighbours that the configuration names.
+    named: Vec<Neighbor>,
     /// Those of the configuration's dynamic peers, in their order.
     options: Vec<PeerOptions>,
     key: PrivateKey,
@@ -440,6 +456,18 @@ impl Derive {
         calls
     }
 
+    /// Leaves and the other hub, as the registry has them.
+    async fn tell_speaker(&self, now: &Admissions) {
+        let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
+        self.speaker.set_liveness(peering::watched(liveness(&self.config), &peering)).await;
+        let mut peers = dynamic_peers(&self.config, &self.options, Some(now));
+        peers.extend(peering.dialling);
+        self.speaker.set_dynamic_peers(peers).await;
+        self.speaker
+            .set_neighbors(peering.dialled.into_iter().chain(self.named.iter().cloned()).collect())
+            .await;
+    }
+
     async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
         let mut before = admissions.borrow().clone();
         loop {
@@ -449,8 +477,7 @@ impl Derive {
             before = now.clone();
             let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu(&now), &calls);
             self.dataplane.wish(now.generation, wished);
-            let peers = dynamic_peers(&self.config, &self.options, Some(&now));
-            self.speaker.set_dynamic_peers(peers).await;
+            self.tell_speaker(&now).await;
             if let Err(error) = converged(&self.dataplane, now.generation, APPLY_LIMIT).await {
                 tracing::warn!("{error}");
             }

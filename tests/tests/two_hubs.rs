@@ -113,6 +113,29 @@ impl Net {
         println!("{when}: in step after {} ms", took.as_millis());
     }
 
+    /// The session between the hubs: one, non-client on both sides, with BFD; nobody wrote it down.
+    fn peers_with_each_other(&self, when: &str) {
+        for (node, other) in [("a", "hub-2"), ("b", "hub")] {
+            let took = self.until(&format!("{when}: {node}'s session with {other}"), || {
+                let peers = self.json(node, &["bgp", "peers"]);
+                let peer = peers.as_array().and_then(|all| all.iter().find(|p| p["name"] == other).cloned());
+                peer.is_some_and(|p| {
+                    p["state"] == "Established" && p["client"] == false && p["bfd"]["state"] == "Up"
+                })
+            });
+            println!("{when}: {node} has a session with {other} after {} ms more", took.as_millis());
+        }
+        let id = |node: &str| self.json(node, &["get", "BGPRouter"])[0]["status"]["clusterId"].clone();
+        assert!(id("a").is_string() && id("a") != id("b"), "cluster ids: {} {}", id("a"), id("b"));
+    }
+
+    /// The path of a client's address that one hub has from the other.
+    fn passed_on(&self, node: &str, other: &str, client: &str) -> Option<Value> {
+        let page = self.json(node, &["bgp", "received", other]);
+        let routes = page.as_array()?;
+        routes.iter().find(|r| r["prefix"] == format!("{client}/32").as_str()).cloned()
+    }
+
     fn leaf_phase(&self, node: &str, name: &str) -> String {
         let leaves = self.json(node, &["leaves"]);
         let found =
@@ -138,7 +161,9 @@ impl Drop for Net {
 fn a_second_hub_joins_and_either_goes_on_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut net = Net::new(dir.path());
-    net.must("a", &["hub", "init", "--endpoint", "192.0.2.1", "--no-start"]);
+    // Not the defaults: the second hub says nothing of them and takes them from the fabric.
+    let fabric = ["--overlay-prefix", "10.254.0.0/20", "--asn", "65010"];
+    net.must("a", &[&["hub", "init", "--endpoint", "192.0.2.1", "--no-start"], &fabric[..]].concat());
     net.start("a", "fabric-rr");
     net.until("the first hub starts", || net.ask("a", &["status"]).0);
     let before = net.must("a", &["invite", "--site", "aws"]);
@@ -148,6 +173,7 @@ fn a_second_hub_joins_and_either_goes_on_alone() {
     net.must("b", &["hub", "init", "--endpoint", "192.0.2.2", "--join", &string, "--no-start"]);
     net.start("b", "fabric-rr");
     net.in_step("the second hub joined");
+    net.peers_with_each_other("the second hub joined");
     let invites = net.json("b", &["invite", "list"]);
     assert_eq!(invites.as_array().map(Vec::len), Some(2), "the first hub's invites are known: {invites}");
     assert!(!dir.path().join("b/var/lib/fabric/join").exists(), "the string is not kept");
@@ -159,6 +185,12 @@ fn a_second_hub_joins_and_either_goes_on_alone() {
     net.must("c", &["enroll", &before, "--client", "10.81.10.20"]);
     net.until("the second hub knows the leaf", || net.leaf_phase("b", "aws") == "Admitted");
     net.in_step("a leaf enrolled");
+    net.until("the first hub passes the leaf's route on", || {
+        net.passed_on("b", "hub", "10.81.10.20").is_some_and(|route| route["accepted"] == true)
+    });
+    let route = net.passed_on("b", "hub", "10.81.10.20").unwrap();
+    assert_eq!(route["originatorId"], route["nextHop"], "the leaf's own address is both: {route}");
+    assert_eq!(route["clusterList"], serde_json::json!(["10.254.0.1"]), "{route}");
     net.must("b", &["leaves", "revoke", "aws"]);
     let took = net.until("revoked at the first hub too", || net.leaf_phase("a", "aws") == "Revoked");
     println!("revoked at the other hub after {} ms, `routerctl` included", took.as_millis());
@@ -171,6 +203,7 @@ fn a_second_hub_joins_and_either_goes_on_alone() {
         net.must(alive, &["invite", "--site", &site]);
         net.start(dead, "fabric-rr");
         net.in_step(&format!("{dead} was dead and returned"));
+        net.peers_with_each_other(&format!("{dead} was dead and returned"));
         let invites = net.json(dead, &["invite", "list"]);
         assert!(invites.to_string().contains(&site), "{invites}");
     }

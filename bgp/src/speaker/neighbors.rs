@@ -443,8 +443,10 @@ impl Speaker {
         for key in named {
             let same = |n: &Neighbor| {
                 matches!(self.peers.get(&key).map(|p| &p.origin), Some(Origin::Named(old)) if {
-                    // How long routes are kept changes nothing for the session.
-                    Neighbor { fail_static_secs: n.fail_static_secs, ..old.clone() } == *n
+                    // How long routes are kept, and which are accepted, changes nothing for the session.
+                    let (fail_static_secs, policy) = (n.fail_static_secs, n.policy.clone());
+                    old.policy.is_some() == policy.is_some()
+                        && Neighbor { fail_static_secs, policy, ..old.clone() } == *n
                 })
             };
             if !wished.get(&key).is_some_and(same) {
@@ -453,7 +455,13 @@ impl Speaker {
         }
         for (key, n) in wished {
             match self.peers.get_mut(&key) {
-                Some(peer) => peer.origin = Origin::Named(n),
+                Some(peer) => {
+                    let before = peer.policy().cloned();
+                    peer.origin = Origin::Named(n);
+                    if before.as_ref() != peer.policy() {
+                        self.policy_changed(&key, now);
+                    }
+                }
                 None => {
                     let peer = Peer::new(key.clone(), n.address.to_canonical(), Origin::Named(n), now);
                     self.peers.insert(key, peer);

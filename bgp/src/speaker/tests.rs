@@ -330,6 +330,7 @@ fn admit(owned: &[(u8, &[Prefix])]) -> Admission {
             owned: prefixes.iter().copied().collect(),
             next_hop: v4(address(n)),
             max_prefixes: 8,
+            passes_on: Default::default(),
         };
         (address(n), Arc::new(policy))
     };

@@ -115,7 +115,16 @@ impl World {
                 (0..16).filter(|r| mask >> ((r + n) % 16) & 1 == 1).map(route).collect();
             let next_hop = v4(address(n));
             let max_prefixes = u32::from(mask >> 12);
-            (address(n), Arc::new(ImportPolicy { owner: format!("leaf{n}"), owned, next_hop, max_prefixes }))
+            (
+                address(n),
+                Arc::new(ImportPolicy {
+                    owner: format!("leaf{n}"),
+                    owned,
+                    next_hop,
+                    max_prefixes,
+                    passes_on: Default::default(),
+                }),
+            )
         };
         let admission = if open {
             Admission::Open

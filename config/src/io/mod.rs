@@ -4,14 +4,20 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::document::parse;
+use crate::document::parse_joined;
 use crate::mistake::{Mistakes, Position, Problem};
 use crate::node_config::Config;
+use crate::resource::Fabric;
 use crate::{MAX_FILE_BYTES, Source};
 
 /// Reads files, and the `.yaml` and `.yml` files of folders in the order of their names, as one configuration.
 pub fn load(paths: &[PathBuf]) -> Result<Config, Mistakes> {
-    parse(&sources(paths)?)
+    load_joined(paths, None)
+}
+
+/// The same for a hub that has joined a fabric, which fills in what the files leave out.
+pub fn load_joined(paths: &[PathBuf], fabric: Option<Fabric>) -> Result<Config, Mistakes> {
+    parse_joined(&sources(paths)?, fabric)
 }
 
 /// The texts that [`load`] parses.

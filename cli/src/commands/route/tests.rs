@@ -71,7 +71,13 @@ fn hub() -> Speaker {
     let mut speaker = Speaker::new(SpeakerConfig::new(ASN, overlay(1)), 7, 0);
     let policy = |name: &str, n: u8, owned: &[[u8; 4]]| {
         let owned = owned.iter().map(|a| Prefix::host(Ipv4Addr::from(*a).into())).collect();
-        let policy = ImportPolicy { owner: name.into(), owned, next_hop: overlay(n), max_prefixes: 9 };
+        let policy = ImportPolicy {
+            owner: name.into(),
+            owned,
+            next_hop: overlay(n),
+            max_prefixes: 9,
+            passes_on: Default::default(),
+        };
         (overlay(n).into(), Arc::new(policy))
     };
     let all: HashMap<_, _> = [
