@@ -9,6 +9,7 @@
 
 pub mod compare;
 pub mod driver;
+pub mod egress;
 pub mod flood;
 pub mod judge;
 pub mod measure;
@@ -22,5 +23,6 @@ pub mod scenarios;
 pub mod soak;
 pub mod storm;
 pub mod table;
+pub mod tail;
 pub mod wire;
 pub mod workload;

@@ -10,7 +10,7 @@ use bench::paired::{self, Disturbance};
 use bench::reflector::{Make, Target};
 use bench::scenarios::{Effort, Scenario};
 use bench::storm::{self, Pace};
-use bench::{flood, namespace, output, process, restart, soak, table};
+use bench::{egress, flood, namespace, output, process, restart, soak, table, tail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Drives BGP route reflectors with many iBGP clients, checks every route that every client receives, and measures.
@@ -37,6 +37,23 @@ enum Command {
     Hostile(Hostile),
     /// Kill fabric-rr and start it again: no client removes a route, and End-of-RIB waits no longer than it says.
     Restart(RestartOptions),
+    /// One route announced and withdrawn again and again: what the slowest changes have that the others have not.
+    Tail(TailOptions),
+    /// The most that a second sending thread could win: the sends of a reflector alone, by one thread and by two.
+    Egress {
+        /// Sessions.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1000))]
+        clients: u32,
+        /// Routes of each.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        routes: u32,
+        /// Pairs of runs.
+        #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        pairs: u32,
+        /// Single changes in each run.
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        changes: u32,
+    },
     /// Make connections from an unadmitted address, or until standard input closes.
     #[command(hide = true)]
     Storm {
@@ -167,6 +184,24 @@ struct Soak {
 }
 
 #[derive(Debug, Args)]
+struct TailOptions {
+    /// The reflectors, in turn.
+    #[arg(long, value_delimiter = ',', value_parser = make, default_value = "fabric-rr,bird")]
+    reflectors: Vec<Make>,
+    /// Announcements, and withdrawals, in each turn.
+    #[arg(long, default_value_t = 1000)]
+    rounds: usize,
+    /// Turns of each reflector.
+    #[arg(long, default_value_t = 3)]
+    turns: usize,
+    /// Leave TCP's delayed acknowledgements on.
+    #[arg(long)]
+    delayed_acks: bool,
+    #[command(flatten)]
+    load: Load,
+}
+
+#[derive(Debug, Args)]
 struct RestartOptions {
     /// The reflector's `selectionDeferralSecs`.
     #[arg(long, default_value_t = 5)]
@@ -261,6 +296,22 @@ fn run(cli: Cli) -> Result<bool, Failure> {
         Command::Storm { per_s, count, at_itself } => {
             let done = storm::run(Pace { per_s: *per_s, count: *count }, *at_itself)?;
             output::line(&format!("{} {:.3}", done.stood, done.seconds));
+            Ok(true)
+        }
+        Command::Tail(options) => {
+            enter()?;
+            let load = &options.load;
+            let (rounds, turns, quick_ack) = (options.rounds, options.turns, !options.delayed_acks);
+            let all = tail::Options { workload: load.plan(1.0)?.workload(), rounds, turns, quick_ack };
+            let targets: Vec<_> = options.reflectors.iter().map(|m| load.programs.target(*m)).collect();
+            tail::tail(&targets, &all, &load.dir)?.iter().for_each(|line| output::line(line));
+            load.finish("tail", &[])
+        }
+        Command::Egress { clients, routes, pairs, changes } => {
+            enter()?;
+            let [clients, routes, pairs, changes] = [*clients, *routes, *pairs, *changes].map(|n| n as usize);
+            let options = egress::Options { clients, routes, pairs, changes };
+            egress::egress(&options)?.iter().for_each(|line| output::line(line));
             Ok(true)
         }
         Command::Soak(options) => {

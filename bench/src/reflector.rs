@@ -272,6 +272,11 @@ impl Reflector {
         process::usage(&process::tree(self.child.id()))
     }
 
+    /// Its first process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Lets its memory's peak begin anew.
     pub fn reset_peak(&self) {
         process::reset_peak(&process::tree(self.child.id()));

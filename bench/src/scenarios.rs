@@ -223,35 +223,60 @@ pub fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.get(((values.len() as f64 - 1.0) * q).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
+/// One route's change that is about to be written.
+pub struct Change {
+    sender: usize,
+    slot: usize,
+    colour: u8,
+    message: Vec<u8>,
+}
+
+impl Change {
+    /// Lets the sessions be idle; then everything is ready for `sender` to announce (colour 1) or withdraw (0) its
+    /// first changing route.
+    pub fn new(driver: &mut Driver, effort: &Effort, sender: usize, colour: u8) -> Change {
+        let workload = driver.workload();
+        let slot = workload.slots_of(sender).start;
+        let mut message = Vec::new();
+        workload.change(&mut message, &workload.encoded(sender), slot, colour);
+        std::thread::sleep(effort.gap);
+        driver.poll(Duration::ZERO);
+        driver.judge.seen.clear();
+        Change { sender, slot, colour, message }
+    }
+
+    /// Writes it; microseconds until the last other client has read it.
+    ///
+    /// # Errors
+    /// When a client never does.
+    pub fn time(&self, driver: &mut Driver) -> Result<f64, String> {
+        let mut left = driver.workload().clients - 1;
+        let start = Instant::now();
+        driver.send(self.sender, &self.message);
+        let done = driver.until(start + Duration::from_secs(10), |d| {
+            let hits = |s: &&crate::judge::Seen| s.slot as usize == self.slot && s.colour == self.colour;
+            left -= d.judge.seen.iter().filter(hits).count().min(left);
+            d.judge.seen.clear();
+            left == 0
+        });
+        let us = start.elapsed().as_secs_f64() * 1e6;
+        if !done {
+            driver.judge.faults.add(Fault::Lost, left as u64);
+            return Err(format!("{left} clients never saw a change of client {}", self.sender));
+        }
+        Ok(us)
+    }
+}
+
 fn latency(driver: &mut Driver, effort: &Effort) -> Measured {
     let workload = driver.workload();
     let end = Instant::now() + effort.latency_most;
     let mut times = [Vec::new(), Vec::new()];
-    let encoded: Vec<_> = (0..workload.clients).map(|c| workload.encoded(c)).collect();
-    let others = workload.clients - 1;
     for round in 0..effort.rounds {
         let sender = round % workload.clients;
-        let slot = workload.slots_of(sender).start;
         for (times, colour) in times.iter_mut().zip([1, 0]) {
-            let mut message = Vec::new();
-            workload.change(&mut message, &encoded[sender], slot, colour);
-            std::thread::sleep(effort.gap);
-            driver.poll(Duration::ZERO);
-            driver.judge.seen.clear();
-            let mut left = others;
-            let start = Instant::now();
-            driver.send(sender, &message);
-            let done = driver.until(start + Duration::from_secs(10), |d| {
-                let hits = |s: &&crate::judge::Seen| s.slot as usize == slot && s.colour == colour;
-                left -= d.judge.seen.iter().filter(hits).count().min(left);
-                d.judge.seen.clear();
-                left == 0
-            });
-            times.push(start.elapsed().as_secs_f64() * 1e6);
-            if !done {
-                driver.judge.faults.add(Fault::Lost, left as u64);
-                return Err(format!("{left} clients never saw a change of client {sender}"));
-            }
+            let change = Change::new(driver, effort, sender, colour);
+            times.push(change.time(driver)?);
         }
         if Instant::now() > end {
             break;
