@@ -114,6 +114,7 @@ mod tests {
             local_pref,
             local: false,
             stale: false,
+            from: None,
         }
     }
 

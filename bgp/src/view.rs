@@ -291,6 +291,8 @@ pub struct BestPath {
     pub local: bool,
     /// Whether it is kept from a session that was lost.
     pub stale: bool,
+    /// The address of the neighbour that it came from; none for one of our own.
+    pub from: Option<IpAddr>,
 }
 
 /// The best path of every prefix, learned and own.
@@ -304,4 +306,6 @@ pub struct BestPaths {
     pub stale: bool,
     /// Whether a neighbour whose session is up has sent its whole table (End-of-RIB, RFC 4724 section 2).
     pub whole: bool,
+    /// The neighbours of whom that is true.
+    pub whole_from: std::collections::BTreeSet<IpAddr>,
 }

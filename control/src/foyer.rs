@@ -26,6 +26,7 @@ pub fn wished(invite: &Invite, hub_key: &WireguardKey, endpoint: SocketAddr, lis
     };
     Wished {
         wireguard: Some(wireguard),
+        second: None,
         tunnel: None,
         routes: BTreeMap::from([(hub, Target::Wireguard)]),
         captures: BTreeSet::new(),

@@ -131,12 +131,38 @@ pub struct NodeStatus {
     /// Routes of this node that its hubs keep out, with the reason (leaf).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hub_rejected: Vec<bgp::view::RejectedView>,
+    /// The fabric's hubs in this node's order (leaf).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<HubView>,
     /// Enrolled leaves (hub).
     #[serde(default)]
     pub leaves: usize,
     /// How the registry stands with the other hubs' (hub).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
+}
+
+/// A hub, seen from a leaf.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HubView {
+    /// Its name.
+    pub name: String,
+    /// Its overlay address.
+    pub overlay: Ipv4Addr,
+    /// Where the leaf reaches it.
+    pub endpoint: Option<std::net::SocketAddr>,
+    /// The BGP session with it, in RFC 4271's words.
+    pub session: String,
+    /// For how long the session has been so, seconds.
+    pub session_secs: u64,
+    /// The BFD session beside it, in RFC 5880's words; none without BFD.
+    pub bfd: Option<String>,
+    /// Seconds since the last handshake with it.
+    pub handshake_secs_ago: Option<u64>,
+    /// Whether it carries the overlay now.
+    pub preferred: bool,
+    /// Whether it was the one that answered the leaf last: the lease is from there.
+    pub answered: bool,
 }
 
 /// How a hub's registry stands with the others'.

@@ -17,8 +17,9 @@ use crate::view::DropReason;
 /// Family and name of our table, as in `nft list table inet fabric`.
 pub const TABLE: &str = "inet fabric";
 
-const INTERFACES: &str = r#"{ "fab-wg", "fab-ipip", "fab-tun" }"#;
+const INTERFACES: &str = r#"{ "fab-wg", "fab-wg1", "fab-ipip", "fab-tun" }"#;
 const UNDERLAY: &str = r#"{ "fab-wg", "fab-tun" }"#;
+const WIREGUARDS: &str = r#"{ "fab-wg", "fab-wg1" }"#;
 
 /// The transaction that makes our table hold exactly `filter`, whatever it held before.
 pub fn replace(filter: &FilterState) -> String {
@@ -65,8 +66,8 @@ fn owners(script: &mut String, entries: &BTreeMap<Ipv4Net, Ipv4Addr>) {
   }}
   chain ownership {{
     type filter hook prerouting priority raw; policy accept;
-    iifname "fab-wg" ip protocol 4 ip hdrlength 5 ip saddr . @nh,256,32 @owners accept
-    iifname "fab-wg" ip protocol 4 counter name "spoofed" drop
+    iifname {WIREGUARDS} ip protocol 4 ip hdrlength 5 ip saddr . @nh,256,32 @owners accept
+    iifname {WIREGUARDS} ip protocol 4 counter name "spoofed" drop
   }}
 "#,
         elements(entries)
@@ -97,6 +98,8 @@ fn forward(script: &mut String, filter: &FilterState) {
     }
     // In process, fab-tun carries unwrapped client packets too, and the process itself lets no overlay packet out.
     script.push_str("    iifname \"fab-wg\" oifname != \"fab-wg\" counter name \"no-peer\" drop\n");
+    // The second WireGuard is a leaf's: nothing passes from one hub to the other through it.
+    script.push_str("    iifname \"fab-wg1\" counter name \"no-peer\" drop\n");
     if let Some(mss) = filter.filter.clamp {
         for direction in ["iifname", "oifname"] {
             let _ = writeln!(

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::state::{
-    Capture, FilterState, PrivateKey, PublicKey, Route, State, Target, Tunnel, Wireguard, WireguardPeer,
-    Wished,
+    Capture, FilterState, Line, PrivateKey, PublicKey, Route, State, Target, Tunnel, Wireguard,
+    WireguardPeer, Wished,
 };
 
 /// One step; each is idempotent, so that a step that is repeated or that finds its work done is no error.
@@ -20,13 +20,13 @@ pub enum Change {
     /// Take the ipip tunnel away.
     RemoveTunnel,
     /// Take one WireGuard peer away.
-    RemovePeer(PublicKey),
-    /// Take the WireGuard interface away, with its peers and addresses.
-    RemoveWireguard,
-    /// Make the WireGuard interface, or bring key, port, addresses and MTU in line; peers stay as they are.
-    SetWireguard(Device),
+    RemovePeer(Line, PublicKey),
+    /// Take a WireGuard interface away, with its peers and addresses.
+    RemoveWireguard(Line),
+    /// Make a WireGuard interface, or bring key, port, addresses and MTU in line; peers stay as they are.
+    SetWireguard(Line, Device),
     /// Add or correct one peer; no other peer notices.
-    SetPeer(PublicKey, WireguardPeer),
+    SetPeer(Line, PublicKey, WireguardPeer),
     /// Make the ipip tunnel, or bring it in line.
     SetTunnel(Tunnel),
     /// Replace our nft table as one transaction.
@@ -53,9 +53,9 @@ impl Change {
             Change::RemoveCapture(_) => "remove-capture",
             Change::RemoveRoute(_) => "remove-route",
             Change::RemoveTunnel => "remove-tunnel",
-            Change::RemovePeer(_) => "remove-peer",
-            Change::RemoveWireguard => "remove-wireguard",
-            Change::SetWireguard(_) => "set-wireguard",
+            Change::RemovePeer(..) => "remove-peer",
+            Change::RemoveWireguard(_) => "remove-wireguard",
+            Change::SetWireguard(..) => "set-wireguard",
             Change::SetPeer(..) => "set-peer",
             Change::SetTunnel(_) => "set-tunnel",
             Change::SetFilter(_) => "set-filter",
@@ -108,7 +108,14 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
     if seen.tunnel.is_some() && goal.tunnel.is_none() {
         changes.push(Change::RemoveTunnel);
     }
-    plan_wireguard(seen.wireguard.as_ref(), goal.wireguard.as_ref(), &mut changes);
+    // The second goes before the first and comes after it: in process it lives by the first one's device.
+    if goal.second.is_none() {
+        plan_wireguard(Line::Second, seen.second.as_ref(), None, &mut changes);
+    }
+    plan_wireguard(Line::First, seen.wireguard.as_ref(), goal.wireguard.as_ref(), &mut changes);
+    if let Some(second) = &goal.second {
+        plan_wireguard(Line::Second, seen.second.as_ref(), Some(second), &mut changes);
+    }
     if let Some(tunnel) = goal.tunnel.filter(|_| goal.tunnel != seen.tunnel) {
         changes.push(Change::SetTunnel(tunnel));
     }
@@ -119,23 +126,23 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
     changes
 }
 
-fn plan_wireguard(seen: Option<&Wireguard>, goal: Option<&Wireguard>, changes: &mut Vec<Change>) {
+fn plan_wireguard(line: Line, seen: Option<&Wireguard>, goal: Option<&Wireguard>, changes: &mut Vec<Change>) {
     let Some(goal) = goal else {
-        changes.extend(seen.map(|_| Change::RemoveWireguard));
+        changes.extend(seen.map(|_| Change::RemoveWireguard(line)));
         return;
     };
     let none = BTreeMap::new();
     let seen_peers = seen.map_or(&none, |w| &w.peers);
-    changes
-        .extend(seen_peers.keys().filter(|k| !goal.peers.contains_key(k)).copied().map(Change::RemovePeer));
+    let gone = seen_peers.keys().filter(|k| !goal.peers.contains_key(k));
+    changes.extend(gone.map(|key| Change::RemovePeer(line, *key)));
     let device = Device::of(goal);
     if !seen.is_some_and(|w| Device::of(w).satisfies(&device)) {
-        changes.push(Change::SetWireguard(device));
+        changes.push(Change::SetWireguard(line, device));
     }
     let differs =
         |key: &PublicKey, peer: &WireguardPeer| !seen_peers.get(key).is_some_and(|p| p.satisfies(peer));
     let peers = goal.peers.iter().filter(|(key, peer)| differs(key, peer));
-    changes.extend(peers.map(|(key, peer)| Change::SetPeer(*key, peer.clone())));
+    changes.extend(peers.map(|(key, peer)| Change::SetPeer(line, *key, peer.clone())));
 }
 
 fn plan_filter(seen: Option<&FilterState>, goal: Option<FilterState>, changes: &mut Vec<Change>) {
@@ -170,17 +177,18 @@ pub fn apply(seen: &mut State, change: Change) {
             seen.routes.retain(|_, route| !matches!(route.target, Some(Target::Owner(_))));
         }
         Change::SetTunnel(tunnel) => seen.tunnel = Some(tunnel),
-        Change::RemoveWireguard => seen.wireguard = None,
-        Change::SetWireguard(device) => {
-            let peers = seen.wireguard.take().map(|w| w.peers).unwrap_or_default();
+        Change::RemoveWireguard(line) => *seen.line_mut(line) = None,
+        Change::SetWireguard(line, device) => {
+            let seen = seen.line_mut(line);
+            let peers = seen.take().map(|w| w.peers).unwrap_or_default();
             let Device { private_key, listen_port, addresses, mtu } = device;
-            seen.wireguard = Some(Wireguard { private_key, listen_port, addresses, mtu, peers });
+            *seen = Some(Wireguard { private_key, listen_port, addresses, mtu, peers });
         }
-        Change::RemovePeer(key) => {
-            seen.wireguard.iter_mut().for_each(|w| drop(w.peers.remove(&key)));
+        Change::RemovePeer(line, key) => {
+            seen.line_mut(line).iter_mut().for_each(|w| drop(w.peers.remove(&key)));
         }
-        Change::SetPeer(key, mut peer) => {
-            if let Some(wireguard) = &mut seen.wireguard {
+        Change::SetPeer(line, key, mut peer) => {
+            if let Some(wireguard) = seen.line_mut(line) {
                 let learned = wireguard.peers.get(&key).and_then(|p| p.endpoint);
                 peer.endpoint = peer.endpoint.or(learned);
                 wireguard.peers.insert(key, peer.clone());
@@ -243,7 +251,7 @@ mod tests {
     }
 
     fn target() -> impl Strategy<Value = Target> {
-        prop_oneof![address().prop_map(Target::Owner), Just(Target::Wireguard)]
+        prop_oneof![address().prop_map(Target::Owner), Just(Target::Wireguard), Just(Target::SecondWireguard)]
     }
 
     fn wished() -> impl Strategy<Value = Wished> {
@@ -255,13 +263,15 @@ mod tests {
             (option::of(1200u16..1202), option::of(foyer)).prop_map(|(clamp, foyer)| Filter { clamp, foyer });
         (
             option::of(wireguard()),
+            option::of(wireguard()),
             option::of(tunnel),
             btree_map(prefix(), target(), 0..6),
             btree_set(capture, 0..4),
             filter,
         )
-            .prop_map(|(wireguard, tunnel, routes, captures, filter)| Wished {
+            .prop_map(|(wireguard, second, tunnel, routes, captures, filter)| Wished {
                 wireguard,
+                second,
                 tunnel,
                 routes,
                 captures,
@@ -304,7 +314,8 @@ mod tests {
             prop_assert_eq!(plan(&state, &wished), []);
             let mut goal = State::of(&wished, protection, carrier);
             // A roaming peer keeps the endpoint that was learned, and any port contents who asked for any.
-            if let (Some(seen), Some(goal)) = (&state.wireguard, &mut goal.wireguard) {
+            for line in Line::BOTH {
+                let (Some(seen), Some(goal)) = (state.line(line), goal.line_mut(line)) else { continue };
                 goal.listen_port = if goal.listen_port == 0 { seen.listen_port } else { goal.listen_port };
                 for (key, peer) in &mut goal.peers {
                     peer.endpoint = peer.endpoint.or(seen.peers[key].endpoint);
@@ -320,15 +331,14 @@ mod tests {
             let mut after = before.clone();
             after.wireguard.iter_mut().for_each(|w| drop(w.peers.insert(key.public(), new.clone())));
             for change in plan(&State::of(&before, Protection::default(), Carrier::Kernel), &after) {
-                prop_assert!(matches!(change, Change::SetPeer(k, _) if k == key.public()), "{:?}", change.kind());
+                prop_assert!(matches!(change, Change::SetPeer(Line::First, k, _) if k == key.public()), "{:?}", change.kind());
             }
         }
 
         /// No route that is planned covers what is protected, and endpoints are protected always.
         #[test]
         fn protected_prefixes_are_never_covered(wished in wished(), protection in protection()) {
-            let endpoints: Vec<_> = wished.wireguard.iter().flat_map(|w| w.peers.values())
-                .filter_map(|p| p.endpoint).collect();
+            let endpoints: Vec<_> = wished.peers().filter_map(|(_, p)| p.endpoint).collect();
             let state = State { protection: protection.clone(), ..State::default() };
             for change in plan(&state, &wished) {
                 if let Change::SetRoute(prefix, _) = change {
@@ -344,24 +354,37 @@ mod tests {
         #[test]
         fn order_is_safe(before in wished(), wished in wished()) {
             let state = State::of(&before, Protection::default(), Carrier::Kernel);
-            let kinds: Vec<_> = plan(&state, &wished).iter().map(Change::kind).collect();
-            let position = |kind| kinds.iter().position(|k| *k == kind);
-            let last = |kind| kinds.iter().rposition(|k| *k == kind);
-            for (first, then) in [
-                ("set-filter", "set-route"),
-                ("set-owners", "set-route"),
-                ("set-wireguard", "set-peer"),
-                ("set-wireguard", "set-route"),
-                ("set-tunnel", "set-route"),
-                ("set-route", "add-capture"),
-                ("remove-capture", "remove-route"),
-                ("remove-route", "remove-tunnel"),
-                ("remove-route", "remove-wireguard"),
-            ] {
-                if let (Some(a), Some(b)) = (last(first), position(then)) {
-                    prop_assert!(a < b, "{first} before {then}: {kinds:?}");
-                }
+            let changes = plan(&state, &wished);
+            for line in Line::BOTH {
+                // What is done to the other interface stands in no order to this one's peers.
+                let other = |change: &&Change| match change {
+                    Change::SetWireguard(of, _) | Change::SetPeer(of, ..) => *of != line,
+                    _ => false,
+                };
+                let kinds: Vec<_> = changes.iter().filter(|c| !other(c)).map(Change::kind).collect();
+                in_order(&kinds)?;
             }
         }
+    }
+
+    fn in_order(kinds: &[&str]) -> Result<(), TestCaseError> {
+        let position = |kind| kinds.iter().position(|k| *k == kind);
+        let last = |kind| kinds.iter().rposition(|k| *k == kind);
+        for (first, then) in [
+            ("set-filter", "set-route"),
+            ("set-owners", "set-route"),
+            ("set-wireguard", "set-peer"),
+            ("set-wireguard", "set-route"),
+            ("set-tunnel", "set-route"),
+            ("set-route", "add-capture"),
+            ("remove-capture", "remove-route"),
+            ("remove-route", "remove-tunnel"),
+            ("remove-route", "remove-wireguard"),
+        ] {
+            if let (Some(a), Some(b)) = (last(first), position(then)) {
+                prop_assert!(a < b, "{first} before {then}: {kinds:?}");
+            }
+        }
+        Ok(())
     }
 }

@@ -17,6 +17,8 @@ pub enum Target {
     Owner(Ipv4Addr),
     /// Straight into WireGuard (overlay prefixes).
     Wireguard,
+    /// Straight into the second hub's WireGuard.
+    SecondWireguard,
 }
 
 /// Why the host needs a prefix for itself.
@@ -91,7 +93,7 @@ impl Protection {
 
     /// Splits the wished routes into those to install and those to refuse. The wished endpoints protect too.
     pub fn admit(&self, wished: &Wished) -> (BTreeMap<Ipv4Net, Target>, BTreeMap<Ipv4Net, Rejection>) {
-        let endpoints = wished.wireguard.iter().flat_map(|w| w.peers.values()).filter_map(|p| p.endpoint);
+        let endpoints = wished.peers().filter_map(|(_, peer)| peer.endpoint);
         let mut all = self.clone();
         for endpoint in endpoints {
             if let std::net::IpAddr::V4(address) = endpoint.ip().to_canonical() {

@@ -13,6 +13,8 @@ pub use crate::wireguard::{PrivateKey, PublicKey, WireguardPeer};
 
 /// Name of the kernel WireGuard interface.
 pub const WIREGUARD_INTERFACE: &str = "fab-wg";
+/// Name of the kernel's second WireGuard interface, toward the second hub.
+pub const SECOND_INTERFACE: &str = "fab-wg1";
 /// Name of the kernel ipip interface.
 pub const TUNNEL_INTERFACE: &str = "fab-ipip";
 /// Name of the TUN interface of the in-process dataplane.
@@ -20,11 +22,37 @@ pub const TUN_INTERFACE: &str = "fab-tun";
 /// Number in `rtm_protocol` (and in a proxy neighbour's protocol) that marks what is ours.
 pub const ROUTE_PROTOCOL: u8 = 84;
 
+/// One of the two WireGuard interfaces of a node. Each has its own table of AllowedIPs, so that a leaf with two hubs
+/// takes overlay packets from either of them, whichever it sends through itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    /// `fab-wg`: every node has it.
+    First,
+    /// `fab-wg1`: toward the second hub.
+    Second,
+}
+
+impl Line {
+    /// Both.
+    pub const BOTH: [Line; 2] = [Line::First, Line::Second];
+
+    /// The target of routes straight into it.
+    pub const fn target(self) -> Target {
+        match self {
+            Line::First => Target::Wireguard,
+            Line::Second => Target::SecondWireguard,
+        }
+    }
+}
+
 /// Everything a daemon wants of the dataplane; the default wants nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Wished {
     /// The encrypted underlay; `None` takes it away.
     pub wireguard: Option<Wireguard>,
+    /// The same toward the second hub; only beside the first, and without addresses of its own.
+    pub second: Option<Wireguard>,
     /// The leaf-to-leaf encapsulation; `None` takes it away (a pure hub needs none).
     pub tunnel: Option<Tunnel>,
     /// Routes to install in the main table with protocol 84.
@@ -98,6 +126,8 @@ pub struct Route {
 pub struct State {
     /// Our WireGuard interface, whoever carries it.
     pub wireguard: Option<Wireguard>,
+    /// The one toward the second hub.
+    pub second: Option<Wireguard>,
     /// Our ipip tunnel, whoever carries it.
     pub tunnel: Option<Tunnel>,
     /// Routes with our protocol number in the main table.
@@ -138,6 +168,7 @@ impl Carrier {
             (Carrier::InProcess, _) => TUN_INTERFACE,
             (Carrier::Kernel, Target::Owner(_)) => TUNNEL_INTERFACE,
             (Carrier::Kernel, Target::Wireguard) => WIREGUARD_INTERFACE,
+            (Carrier::Kernel, Target::SecondWireguard) => SECOND_INTERFACE,
         }
     }
 }
@@ -158,6 +189,22 @@ pub struct FilterState {
 }
 
 impl State {
+    /// One of the WireGuard interfaces.
+    pub fn line(&self, line: Line) -> Option<&Wireguard> {
+        match line {
+            Line::First => self.wireguard.as_ref(),
+            Line::Second => self.second.as_ref(),
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn line_mut(&mut self, line: Line) -> &mut Option<Wireguard> {
+        match line {
+            Line::First => &mut self.wireguard,
+            Line::Second => &mut self.second,
+        }
+    }
+
     /// The state in which nothing is left to do for `wished`, on a host with this `protection`.
     pub fn of(wished: &Wished, protection: Protection, carrier: Carrier) -> State {
         let (routes, _) = protection.admit(wished);
@@ -165,6 +212,7 @@ impl State {
         let filter = wished.filter_state(&routes, carrier);
         State {
             wireguard: wished.wireguard.clone(),
+            second: wished.second.clone(),
             tunnel: wished.tunnel,
             routes,
             captures: wished.captures.clone(),
@@ -176,11 +224,17 @@ impl State {
 }
 
 impl Wished {
+    /// The WireGuard peers of both interfaces.
+    pub fn peers(&self) -> impl Iterator<Item = (&PublicKey, &WireguardPeer)> {
+        self.wireguard.iter().chain(&self.second).flat_map(|w| &w.peers)
+    }
+
     /// How a route to `target` is written: its MTU, MSS and source address.
     pub fn route(&self, target: Target) -> Route {
         let mtu = match target {
             Target::Owner(_) => self.tunnel.map_or(0, |t| t.mtu),
             Target::Wireguard => self.wireguard.as_ref().map_or(0, |w| w.mtu),
+            Target::SecondWireguard => self.second.as_ref().map_or(0, |w| w.mtu),
         };
         let overlay = self.tunnel.map(|t| t.local);
         let source = overlay.or_else(|| {

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use crate::mtu::IPIP_OVERHEAD;
 use crate::route::Lookup;
-use crate::state::{Foyer, State, Target};
+use crate::state::{Foyer, Line, State, Target};
 use crate::view::DropReason;
 
 /// Length of the header that ipip adds.
@@ -114,16 +114,18 @@ pub struct Table {
     routes: Lookup<Target>,
     /// Peer number by AllowedIPs.
     peers: Lookup<usize>,
+    /// Whether there are two WireGuard interfaces at all.
+    two_lines: bool,
     foyer: Option<Foyer>,
 }
 
 /// What becomes of a packet from the TUN device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outgoing {
-    /// Wrapped with this outer source and destination, then into WireGuard.
-    Wrap(Ipv4Addr, Ipv4Addr),
-    /// Into WireGuard as it is.
-    Plain,
+    /// Wrapped with this outer source and destination, then into this WireGuard.
+    Wrap(Ipv4Addr, Ipv4Addr, Line),
+    /// Into this WireGuard as it is.
+    Plain(Line),
     /// Dropped.
     Drop(DropReason),
 }
@@ -151,7 +153,7 @@ impl Table {
     /// Compiles the table from what is now in force.
     pub fn compile(state: &State, foyer: Option<Foyer>) -> Table {
         let wireguard = state.wireguard.as_ref();
-        let peers = wireguard.into_iter().flat_map(|w| w.peers.values()).enumerate();
+        let peers = wireguard.into_iter().chain(&state.second).flat_map(|w| w.peers.values()).enumerate();
         let peers = peers.flat_map(|(n, peer)| peer.allowed_ips.iter().map(move |net| (*net, n)));
         let routes = state.routes.iter().filter_map(|(net, route)| Some((*net, route.target?)));
         Table {
@@ -159,7 +161,17 @@ impl Table {
             own: wireguard.into_iter().flat_map(|w| &w.addresses).map(|a| a.addr().to_bits()).collect(),
             routes: routes.collect(),
             peers: peers.collect(),
+            two_lines: state.second.is_some(),
             foyer,
+        }
+    }
+
+    /// Through which WireGuard an overlay address is reached.
+    #[inline]
+    fn line(&self, overlay: Ipv4Addr) -> Line {
+        match self.two_lines && self.routes.find(overlay) == Some(&Target::SecondWireguard) {
+            true => Line::Second,
+            false => Line::First,
         }
     }
 
@@ -168,8 +180,10 @@ impl Table {
     pub fn outgoing(&self, packet: &[u8]) -> Outgoing {
         let Some(header) = Header::parse(packet) else { return Outgoing::Drop(DropReason::Malformed) };
         match (self.routes.find(header.destination), self.local) {
-            (Some(Target::Owner(owner)), Some(local)) => Outgoing::Wrap(local, *owner),
-            _ if self.peers.find(header.destination).is_some() => Outgoing::Plain,
+            (Some(Target::Owner(owner)), Some(local)) => Outgoing::Wrap(local, *owner, self.line(*owner)),
+            _ if self.peers.find(header.destination).is_some() => {
+                Outgoing::Plain(self.line(header.destination))
+            }
             _ => Outgoing::Drop(DropReason::NoPeer),
         }
     }
@@ -190,8 +204,11 @@ impl Table {
             }
             return Incoming::Deliver { offset: 0, len: header.total_len };
         }
+        // Whoever wraps packets himself relays none: a leaf is no way from one hub to the other.
         match (self.peers.find(header.source), self.peers.find(header.destination)) {
-            (Some(from), Some(to)) if from != to => Incoming::Relay { len: header.total_len },
+            (Some(from), Some(to)) if from != to && self.local.is_none() => {
+                Incoming::Relay { len: header.total_len }
+            }
             _ => Incoming::Drop(DropReason::NoPeer),
         }
     }
@@ -261,6 +278,7 @@ mod tests {
                 mtu: 1440,
                 peers,
             }),
+            second: None,
             tunnel: Some(Tunnel { local: OWN, mtu: 1420 }),
             routes: [
                 (CLIENT.into(), Target::Owner(OTHER)),
@@ -304,11 +322,42 @@ mod tests {
     #[test]
     fn outgoing_by_route() {
         let leaf = leaf();
-        assert_eq!(leaf.outgoing(&packet(LOCAL_CLIENT, CLIENT, 1, b"")), Outgoing::Wrap(OWN, OTHER));
-        assert_eq!(leaf.outgoing(&packet(OWN, THIRD, 6, b"")), Outgoing::Plain);
+        assert_eq!(
+            leaf.outgoing(&packet(LOCAL_CLIENT, CLIENT, 1, b"")),
+            Outgoing::Wrap(OWN, OTHER, Line::First)
+        );
+        assert_eq!(leaf.outgoing(&packet(OWN, THIRD, 6, b"")), Outgoing::Plain(Line::First));
         let unknown = packet(LOCAL_CLIENT, Ipv4Addr::new(8, 8, 8, 8), 1, b"");
         assert_eq!(leaf.outgoing(&unknown), Outgoing::Drop(DropReason::NoPeer));
         assert_eq!(leaf.outgoing(b"junk"), Outgoing::Drop(DropReason::Malformed));
+    }
+
+    /// With two hubs, packets take the line that the overlay's route names, each hub its own, and nothing passes from
+    /// one hub to the other.
+    #[test]
+    fn two_lines() {
+        let hubs = [Ipv4Addr::new(10, 255, 0, 8), Ipv4Addr::new(10, 255, 0, 9)];
+        let leaf = |overlay: Target| {
+            let mut wished = wished([peer("10.255.0.0/20", 7)].into());
+            wished.second = wished.wireguard.clone();
+            if let Some(second) = &mut wished.second {
+                second.peers = [peer("10.255.0.0/20", 8)].into();
+            }
+            wished.routes.insert("10.255.0.0/20".parse().unwrap(), overlay);
+            wished.routes.insert(hubs[0].into(), Target::Wireguard);
+            wished.routes.insert(hubs[1].into(), Target::SecondWireguard);
+            Table::compile(&State::of(&wished, Protection::default(), Carrier::InProcess), None)
+        };
+        for (overlay, line) in [(Target::Wireguard, Line::First), (Target::SecondWireguard, Line::Second)] {
+            let leaf = leaf(overlay);
+            let client = packet(LOCAL_CLIENT, CLIENT, 1, b"");
+            assert_eq!(leaf.outgoing(&client), Outgoing::Wrap(OWN, OTHER, line));
+            assert_eq!(leaf.outgoing(&packet(OWN, THIRD, 6, b"")), Outgoing::Plain(line));
+            assert_eq!(leaf.outgoing(&packet(OWN, hubs[0], 6, b"")), Outgoing::Plain(Line::First));
+            assert_eq!(leaf.outgoing(&packet(OWN, hubs[1], 6, b"")), Outgoing::Plain(Line::Second));
+            let through = packet(hubs[1], THIRD, 4, b"x");
+            assert_eq!(leaf.incoming(&through), Incoming::Drop(DropReason::NoPeer));
+        }
     }
 
     /// The hub relays between peers, never back to the sender, never out of the overlay.

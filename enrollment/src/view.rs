@@ -52,6 +52,9 @@ pub struct LeafView {
     pub last_seen_secs_ago: u64,
     /// How old its keys are, in seconds.
     pub keys_age_secs: u64,
+    /// The BGP session that this hub itself has with it, in RFC 4271's words; none where it was not looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// A machine that asked to join by an invite that needs approval.
@@ -259,6 +262,7 @@ pub fn registry(state: &State, now: u64) -> RegistryView {
         lease_left_secs: leaf.valid_until.saturating_sub(now),
         last_seen_secs_ago: now.saturating_sub(leaf.last_seen),
         keys_age_secs: now.saturating_sub(leaf.keys_since.max(leaf.enrolled_at)),
+        session: None,
     });
     let claims = state.owners.iter().map(|(address, (owner, claim))| ClaimView {
         address: *address,

@@ -1,9 +1,10 @@
 //! From membership and best paths to speaker and kernel: one task that wishes, and never waits for what it wished.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bgp::io::{Liveness, Neighbor, Speaker, SpeakerConfig};
 use bgp::view::BestPaths;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::leaf::{self, Underlay};
 use crate::membership::{self, Membership};
+use crate::preferred::Preferred;
 use crate::remembered::{self, Remembered};
 use crate::settings::Settings;
 
@@ -77,6 +79,8 @@ pub struct Current {
     pub underlay: Underlay,
     /// The generation of the best paths in it.
     pub best_paths: u64,
+    /// The hub that carries the overlay.
+    pub preferred: Option<Ipv4Addr>,
 }
 
 /// The task's inputs and outputs.
@@ -113,7 +117,9 @@ impl Converge {
     /// Runs until the daemon stops.
     pub async fn run(mut self) {
         let mut best: Option<watch::Receiver<Arc<BestPaths>>> = None;
-        let mut underlay: Option<(SocketAddr, Underlay)> = None;
+        let mut paths_to_hubs: BTreeMap<SocketAddr, Underlay> = BTreeMap::new();
+        let mut preferred = Preferred::default();
+        let mut look_again = None;
         let mut router = None;
         let mut measure = tokio::time::interval(MEASURE_EVERY);
         loop {
@@ -121,29 +127,38 @@ impl Converge {
             let keys = self.keys.borrow_and_update().clone();
             self.settings.mark_unchanged();
             if let (Some(admission), Some(keys)) = (admission, keys) {
-                let endpoint = membership::endpoint(&admission);
-                if let Some(endpoint) = endpoint.filter(|e| underlay.is_none_or(|(to, _)| to != *e)) {
-                    underlay = Some((endpoint, measured(endpoint).await));
+                let endpoints = membership::endpoints(&admission);
+                paths_to_hubs.retain(|to, _| endpoints.contains(to));
+                for endpoint in endpoints {
+                    if !paths_to_hubs.contains_key(&endpoint) {
+                        paths_to_hubs.insert(endpoint, measured(endpoint).await);
+                    }
                 }
                 // An address that changed means another identity, and so another speaker.
                 if router != Some((admission.overlay, admission.topology.asn)) {
                     best = self.start_speaker(&admission).await;
                     router = best.as_ref().map(|_| (admission.overlay, admission.topology.asn));
                 }
-                if let (Some(best), Some((_, underlay))) = (&mut best, underlay) {
+                if let (Some(best), Some(underlay)) = (&mut best, narrowest(&paths_to_hubs)) {
                     let live = best.borrow_and_update().clone();
                     let membership = self.membership.borrow().clone();
                     let paths =
                         remembered::in_force(&mut self.remembered, &membership, admission.overlay, live);
                     self.in_force.send_replace(paths.clone());
-                    self.apply(&admission, &keys, &paths, underlay).await;
+                    let alive = |at: Ipv4Addr| paths.whole_from.contains(&IpAddr::V4(at));
+                    let hubs = admission.topology.hubs.iter().map(|hub| (hub.overlay, alive(hub.overlay)));
+                    let hubs: Vec<_> = hubs.collect();
+                    let chosen = preferred.choose(&hubs, Instant::now());
+                    look_again = preferred.next_look(&hubs);
+                    self.apply(&admission, &keys, &paths, underlay, chosen).await;
                 }
             }
             if self.membership.borrow().state.is_none()
                 && let Some(former) = self.speaker.send_replace(None)
             {
                 former.shutdown("the leaf leaves").await;
-                (best, router, underlay) = (None, None, None);
+                (best, router, look_again) = (None, None, None);
+                paths_to_hubs.clear();
                 self.current.send_replace(None);
                 self.remembered = None;
                 self.in_force.send_replace(Arc::default());
@@ -164,7 +179,9 @@ impl Converge {
                 changed = self.settings.changed() => if changed.is_err() { return },
                 changed = self.keys.changed() => if changed.is_err() { return },
                 alive = paths_changed => if !alive { best = None; router = None },
-                _ = measure.tick() => if let Some((to, old)) = &mut underlay { *old = measured(*to).await },
+                () = tokio::time::sleep_until(look_again.unwrap_or_else(Instant::now).into()),
+                    if look_again.is_some() => {}
+                _ = measure.tick() => for (to, old) in &mut paths_to_hubs { *old = measured(*to).await },
             }
         }
     }
@@ -204,12 +221,22 @@ impl Converge {
     /// Who has BFD: the hubs as the membership says, the others as each says.
     fn liveness(&self, admission: &Admission) -> Liveness {
         let hubs = admission.topology.hubs.iter();
-        let hubs = hubs.filter_map(|hub| Some((hub.name.to_string(), bfd(&self.bfd)?)));
+        // With a second hub to go to, silence must be noticed at once; with one there is nowhere to go.
+        let two = admission.topology.hubs.len() > 1;
+        let quick = if two && !self.bfd.enabled { config::Bfd::ON } else { self.bfd };
+        let hubs = hubs.filter_map(|hub| Some((hub.name.to_string(), bfd(&quick)?)));
         let named = self.peers.iter().filter_map(|p| Some((p.name.to_string(), bfd(&p.spec.bfd)?)));
         Liveness { neighbors: hubs.chain(named).collect(), dynamic_peers: Default::default() }
     }
 
-    async fn apply(&self, admission: &Admission, keys: &NodeKeys, paths: &BestPaths, underlay: Underlay) {
+    async fn apply(
+        &self,
+        admission: &Admission,
+        keys: &NodeKeys,
+        paths: &BestPaths,
+        underlay: Underlay,
+        preferred: usize,
+    ) {
         let speaker = self.speaker.borrow().clone();
         if let Some(speaker) = speaker {
             let mut all = neighbors(admission, self.router.hold_time_secs);
@@ -220,9 +247,17 @@ impl Converge {
         }
         let key = PrivateKey::from_bytes(*keys.wireguard_private_key());
         let capture = self.settings.borrow().capture.clone();
-        let wished = leaf::wished(admission, key, self.listen_port, paths, &capture, underlay);
+        let wished = leaf::wished(admission, key, self.listen_port, paths, &capture, underlay, preferred);
         let generation = self.wishes.wish(wished);
-        self.current.send_replace(Some(Current { generation, underlay, best_paths: paths.generation }));
+        let preferred = admission.topology.hubs.get(preferred).map(|hub| hub.overlay);
+        let best_paths = paths.generation;
+        let now = Current { generation, underlay, best_paths, preferred };
+        let before = self.current.send_replace(Some(now));
+        if let (Some(hub), Some(before)) = (preferred, before.and_then(|b| b.preferred))
+            && hub != before
+        {
+            tracing::warn!(%hub, %before, "the overlay goes through the other hub now");
+        }
     }
 }
 
@@ -236,6 +271,12 @@ fn neighbors(admission: &Admission, hold_time_secs: u16) -> Vec<Neighbor> {
         ..Neighbor::new(hub.name.to_string(), IpAddr::V4(hub.overlay), admission.topology.asn)
     };
     admission.topology.hubs.iter().map(dial).collect()
+}
+
+/// What passes on the way to every hub: which of them carries the overlay must not change the tunnel's MTU.
+fn narrowest(paths: &BTreeMap<SocketAddr, Underlay>) -> Option<Underlay> {
+    let carries = |u: &&Underlay| dataplane::mtu::mtus(u.path_mtu, u.ipv6).wireguard;
+    paths.values().min_by_key(carries).copied()
 }
 
 async fn measured(endpoint: SocketAddr) -> Underlay {

@@ -326,7 +326,7 @@ impl Enroller {
         };
         let speaker = self.speaker.borrow().clone().ok_or_else(late)?;
         let mut best = speaker.best_paths();
-        let whole = best.wait_for(|paths| !paths.stale);
+        let whole = best.wait_for(|paths| !paths.stale || paths.whole);
         let generation = match tokio::time::timeout(SESSION_LIMIT, whole).await {
             Ok(Ok(paths)) => paths.generation,
             _ => return Err(late()),

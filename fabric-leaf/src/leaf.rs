@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use bgp::types::Prefix;
-use bgp::view::BestPaths;
+use bgp::view::{BestPath, BestPaths};
 use dataplane::state::{
-    Capture, Filter, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
+    Capture, Filter, Line, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
 };
-use enrollment::topology::Admission;
+use enrollment::topology::{Admission, HubNode};
 use ipnet::Ipv4Net;
 
 /// Seconds between keepalives toward the hub: below the 30 s after which common NATs forget a UDP flow.
@@ -34,7 +34,7 @@ pub struct Underlay {
     pub ipv6: bool,
 }
 
-/// The wished state of an enrolled leaf.
+/// The wished state of an enrolled leaf; `preferred` is the place of the hub that carries the overlay now.
 pub fn wished(
     admission: &Admission,
     key: PrivateKey,
@@ -42,12 +42,13 @@ pub fn wished(
     best: &BestPaths,
     capture: &CaptureKind,
     underlay: Underlay,
+    preferred: usize,
 ) -> Wished {
     let remote = remote_clients(admission, best);
     let mtus = dataplane::mtu::mtus(underlay.path_mtu, underlay.ipv6);
     let mut routes: BTreeMap<Ipv4Net, Target> =
         remote.iter().map(|(&client, &owner)| (Ipv4Net::from(client), Target::Owner(owner))).collect();
-    routes.insert(admission.topology.overlay_prefix, Target::Wireguard);
+    routes.extend(overlay_routes(admission, preferred));
     let captures = match capture {
         CaptureKind::None => BTreeSet::new(),
         CaptureKind::ProxyArp(interface) => remote
@@ -60,10 +61,17 @@ pub fn wished(
         listen_port,
         addresses: BTreeSet::from([Ipv4Net::from(admission.overlay)]),
         mtu: mtus.wireguard,
-        peers: hub_peers(admission),
+        peers: BTreeMap::new(),
+    };
+    // The system chooses the second one's port: the leaf calls, and one port cannot serve two interfaces.
+    let bare = Wireguard { listen_port: 0, addresses: BTreeSet::new(), ..wireguard.clone() };
+    let of_hub = |n: usize, wireguard: Wireguard| {
+        let hub = admission.topology.hubs.get(n)?;
+        Some(Wireguard { peers: BTreeMap::from([hub_peer(admission, hub)]), ..wireguard })
     };
     Wished {
-        wireguard: Some(wireguard),
+        second: of_hub(1, bare),
+        wireguard: Some(of_hub(0, wireguard.clone()).unwrap_or(wireguard)),
         tunnel: Some(Tunnel { local: admission.overlay, mtu: mtus.tunnel }),
         filter: Filter { clamp: (!remote.is_empty()).then_some(mtus.mss), foyer: None },
         routes,
@@ -71,18 +79,26 @@ pub fn wished(
     }
 }
 
-/// The first hub carries the overlay prefix; every further one its own address.
-fn hub_peers(admission: &Admission) -> BTreeMap<PublicKey, WireguardPeer> {
-    let peer = |(n, hub): (usize, &enrollment::topology::HubNode)| {
-        let allowed = if n == 0 { admission.topology.overlay_prefix } else { Ipv4Net::from(hub.overlay) };
-        let peer = WireguardPeer {
-            endpoint: hub.endpoints.first().copied(),
-            allowed_ips: BTreeSet::from([allowed]),
-            keepalive_secs: KEEPALIVE_SECS,
-        };
-        (PublicKey(hub.wireguard_key.0), peer)
+/// Each hub carries the whole overlay on an interface of its own: packets are taken from either hub, whichever the
+/// leaf sends through itself.
+fn hub_peer(admission: &Admission, hub: &HubNode) -> (PublicKey, WireguardPeer) {
+    let peer = WireguardPeer {
+        endpoint: hub.endpoints.first().copied(),
+        allowed_ips: BTreeSet::from([admission.topology.overlay_prefix]),
+        keepalive_secs: KEEPALIVE_SECS,
     };
-    admission.topology.hubs.iter().enumerate().map(peer).collect()
+    (PublicKey(hub.wireguard_key.0), peer)
+}
+
+/// The overlay through the preferred hub; with two, each hub itself through its own interface.
+fn overlay_routes(admission: &Admission, preferred: usize) -> Vec<(Ipv4Net, Target)> {
+    let lines: Vec<_> = admission.topology.hubs.iter().zip(Line::BOTH).collect();
+    let carries = lines.get(preferred).map_or(Line::First, |(_, line)| *line);
+    let mut routes = vec![(admission.topology.overlay_prefix, carries.target())];
+    if lines.len() > 1 {
+        routes.extend(lines.iter().map(|(hub, line)| (Ipv4Net::from(hub.overlay), line.target())));
+    }
+    routes
 }
 
 /// Remote clients and their owners' overlay addresses. What is not a host route, what is our own, and what does
@@ -91,11 +107,19 @@ pub fn remote_clients(admission: &Admission, best: &BestPaths) -> BTreeMap<Ipv4A
     best.routes
         .iter()
         .filter(|(prefix, path)| !path.local && unwanted(admission, **prefix, path.next_hop).is_none())
+        .filter(|(_, path)| !is_overruled(admission, best, path))
         .filter_map(|(prefix, path)| match (prefix.addr(), path.next_hop) {
             (IpAddr::V4(client), IpAddr::V4(owner)) => Some((client, owner)),
             _ => None,
         })
         .collect()
+}
+
+/// Whether a path is kept from a lost session with one hub while the other, which has the same table, does not have it
+/// any more. Without a living hub everything is kept (fail static).
+fn is_overruled(admission: &Admission, best: &BestPaths, path: &BestPath) -> bool {
+    let is_hub = |at: &IpAddr| admission.topology.hubs.iter().any(|hub| IpAddr::V4(hub.overlay) == *at);
+    path.stale && path.from.as_ref().is_some_and(is_hub) && best.whole_from.iter().any(is_hub)
 }
 
 /// Why a learned best path makes no route here; `None` if it does.
@@ -175,6 +199,7 @@ pub(crate) mod tests {
             local_pref: 100,
             local: false,
             stale: false,
+            from: Some(Ipv4Addr::new(10, 255, 0, 1).into()),
         }
     }
 
@@ -196,11 +221,11 @@ pub(crate) mod tests {
             let routes = learned.iter().filter_map(|(&(a, len), &owner)| {
                 Some((Prefix::new(a.into(), len)?, path(owner)))
             });
-            let best = BestPaths { generation: 1, routes: routes.collect(), stale: false, whole: true };
+            let best = BestPaths { generation: 1, routes: routes.collect(), whole: true, ..BestPaths::default() };
             let capture = CaptureKind::ProxyArp("eth0".into());
             let underlay = Underlay { path_mtu: 1400, ipv6: false };
             let key = PrivateKey::from_bytes([9; 32]);
-            let wished = wished(&admission, key, 51820, &best, &capture, underlay);
+            let wished = wished(&admission, key, 51820, &best, &capture, underlay, 0);
 
             let overlay = admission.topology.overlay_prefix;
             for peer in wished.wireguard.as_ref().unwrap().peers.values() {
@@ -222,6 +247,68 @@ pub(crate) mod tests {
         }
     }
 
+    /// The leaf of [`admission`] with a second hub.
+    pub(crate) fn admission_of_two() -> Admission {
+        let mut admission = admission(&[]);
+        let second = HubNode {
+            name: "hub2".parse().unwrap(),
+            overlay: Ipv4Addr::new(10, 255, 0, 9),
+            wireguard_key: WireguardKey([5; 32]),
+            signing_key: SigningKey([6; 32]),
+            endpoints: vec!["203.0.113.9:51820".parse().unwrap()],
+            api_port: 8443,
+        };
+        admission.topology.hubs.push(second);
+        admission
+    }
+
+    /// Each hub has its own interface with the whole overlay behind it; which one carries the overlay is one route, and
+    /// nothing else changes with it.
+    #[test]
+    fn two_hubs_two_lines() {
+        let admission = admission_of_two();
+        let overlay = admission.topology.overlay_prefix;
+        let both = [0, 1].map(|preferred| {
+            let key = PrivateKey::from_bytes([9; 32]);
+            let underlay = Underlay { path_mtu: 1400, ipv6: false };
+            wished(&admission, key, 51820, &BestPaths::default(), &CaptureKind::None, underlay, preferred)
+        });
+        let [first, second] = &both;
+        assert_eq!(first.routes[&overlay], Target::Wireguard);
+        assert_eq!(second.routes[&overlay], Target::SecondWireguard);
+        for wished in &both {
+            assert_eq!(wished.routes[&Ipv4Addr::new(10, 255, 0, 1).into()], Target::Wireguard);
+            assert_eq!(wished.routes[&Ipv4Addr::new(10, 255, 0, 9).into()], Target::SecondWireguard);
+            for (line, key) in [(&wished.wireguard, [1; 32]), (&wished.second, [5; 32])] {
+                let peers = &line.as_ref().unwrap().peers;
+                assert_eq!((peers.len(), &peers[&PublicKey(key)].allowed_ips), (1, &[overlay].into()));
+            }
+        }
+        assert_eq!((&first.wireguard, &first.second), (&second.wireguard, &second.second));
+        assert!(first.second.as_ref().unwrap().addresses.is_empty());
+    }
+
+    /// What a lost hub had announced stays while no hub lives, and goes when a living one's whole table lacks it.
+    #[test]
+    fn a_living_hub_overrules_a_dead_one() {
+        let admission = admission_of_two();
+        let [first, second] = [1, 9].map(|n| IpAddr::V4(Ipv4Addr::new(10, 255, 0, n)));
+        let client = Prefix::host("10.82.10.20".parse().unwrap());
+        let count = |from: Option<IpAddr>, stale: bool, whole_from: &[IpAddr]| {
+            let path = BestPath { from, stale, ..path(Ipv4Addr::new(10, 255, 0, 3)) };
+            let whole_from = whole_from.iter().copied().collect();
+            let routes = std::iter::once((client, path)).collect();
+            remote_clients(&admission, &BestPaths { routes, whole_from, ..BestPaths::default() }).len()
+        };
+        assert_eq!(count(Some(first), false, &[first, second]), 1);
+        assert_eq!(count(Some(first), true, &[]), 1, "fail static");
+        assert_eq!(count(Some(first), true, &[second]), 0, "withdrawn at the living hub");
+        let router = "192.0.2.7".parse().unwrap();
+        assert_eq!(count(Some(router), true, &[second]), 1, "another router's restart is no hub's business");
+        assert_eq!(count(Some(first), true, &[router]), 1, "another router's table is no hub's");
+        assert_eq!(count(None, true, &[second]), 1, "remembered ones have their own end");
+    }
+
     /// With a 1,400-octet underlay the numbers are those of the MTU rule, and the hub carries the overlay alone.
     #[test]
     fn underlay_decides_the_mtu() {
@@ -232,12 +319,12 @@ pub(crate) mod tests {
                 path(Ipv4Addr::new(10, 255, 0, 3)),
             ))
             .collect(),
-            stale: false,
             whole: true,
+            ..BestPaths::default()
         };
         let underlay = Underlay { path_mtu: 1400, ipv6: false };
         let key = PrivateKey::from_bytes([9; 32]);
-        let wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay);
+        let wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay, 0);
         let tunnel = wished.tunnel.unwrap().mtu;
         assert_eq!(tunnel, dataplane::mtu::tunnel_mtu(1400, false));
         assert_eq!(wished.filter.clamp, Some(dataplane::mtu::mss(tunnel)));

@@ -3,15 +3,18 @@
 //!
 //! Reading order: `leaf` (the pure meeting point), `run` (who owns what), `membership` (admission, lease and
 //! claims), `words` (what a person tells it to do at the hub), `enroll` (one enrollment, step by step), `converge` (from membership and best paths to the kernel),
+//! `preferred` (which hub carries the overlay), `hint` (a hub's word that there is news),
 //! `remembered` (the routes over a restart), `settings`, `probe`, `http` and `status` (the administration socket).
 
 mod converge;
 mod enroll;
 mod explained;
+mod hint;
 mod http;
 mod hubs_word;
 mod leaf;
 mod membership;
+mod preferred;
 mod probe;
 mod remembered;
 mod run;

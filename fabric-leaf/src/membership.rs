@@ -15,13 +15,15 @@ use enrollment::io::leaf_state::LeafState;
 use enrollment::io::private_file;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::enroll::Enroller;
 use crate::words::{BY_HAND_FILE, Word};
 
 /// How often the leaf looks whether the hub's record is still what it knows, seconds.
 const REFRESH_SECS: u64 = 60;
+/// How soon the leaf asks when a hub hints at news.
+const AFTER_HINT: Duration = Duration::from_millis(800);
 /// First and longest wait between attempts at a silent hub.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
@@ -32,6 +34,8 @@ pub struct Membership {
     pub state: Option<Arc<LeafState>>,
     /// When the hub last answered in this run of the daemon.
     pub answered: Option<Instant>,
+    /// The hub that answered last, by its signing key.
+    pub answering: Option<SigningKey>,
     /// Claims that the hub refuses, with the reason.
     pub refused: BTreeMap<Ipv4Addr, Refusal>,
     /// Why the last word to the hub failed; none when it did not.
@@ -125,7 +129,7 @@ impl Owner {
     }
 
     /// Runs until the daemon stops.
-    pub async fn run(mut self, mut words: mpsc::Receiver<Word>, mut enroller: Enroller) {
+    pub async fn run(mut self, mut words: mpsc::Receiver<Word>, mut enroller: Enroller, hint: Arc<Notify>) {
         loop {
             tokio::select! {
                 word = words.recv() => match word {
@@ -133,6 +137,10 @@ impl Owner {
                     None => return,
                 },
                 changed = self.wished.changed() => if changed.is_err() { return },
+                () = hint.notified() => {
+                    self.refresh_at = self.refresh_at.min(Instant::now() + spread(AFTER_HINT));
+                    continue;
+                }
                 () = tokio::time::sleep_until(self.refresh_at.into()) => {}
             }
             if self.admission().is_none() && self.waiting.is_some() {
@@ -202,6 +210,7 @@ impl Owner {
         self.publish.send_modify(|m| {
             m.state = Some(Arc::new(state));
             m.answered = Some(Instant::now());
+            m.answering = self.answering;
             m.last_error = None;
         });
         Ok(())
@@ -334,9 +343,9 @@ fn keep_places(admission: &mut Admission, before: &Admission) {
     }
 }
 
-/// Where the leaf reaches its hub.
-pub fn endpoint(admission: &Admission) -> Option<SocketAddr> {
-    admission.topology.hubs.first()?.endpoints.first().copied()
+/// Where the leaf reaches each of its hubs.
+pub fn endpoints(admission: &Admission) -> Vec<SocketAddr> {
+    admission.topology.hubs.iter().filter_map(|hub| hub.endpoints.first().copied()).collect()
 }
 
 /// Puts an endpoint first at the hub that has it.
@@ -352,4 +361,25 @@ pub fn prefer(admission: &mut Admission, used: SocketAddr) {
 fn spread(about: Duration) -> Duration {
     let random = enrollment::io::keys::random::<1>().map_or(128, |[b]| b);
     about.mul_f64(0.75 + f64::from(random) / 512.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leaf::tests::admission_of_two;
+
+    /// Each hub names itself first, and its endpoints as it likes; the leaf's order stays, and a third one comes last.
+    #[test]
+    fn places_stay() {
+        let mut before = admission_of_two();
+        before.topology.hubs[1].endpoints.insert(0, "198.51.100.1:51820".parse().unwrap());
+        let mut answer = before.clone();
+        answer.topology.hubs[1].endpoints.swap(0, 1);
+        answer.topology.hubs.swap(0, 1);
+        keep_places(&mut answer, &before);
+        assert_eq!(answer, before);
+        before.topology.hubs.remove(0);
+        keep_places(&mut answer, &before);
+        assert_eq!(answer.topology.hubs[0].name.as_str(), "hub2");
+    }
 }

@@ -64,6 +64,7 @@ impl Remembered {
                     local_pref: 0,
                     local: false,
                     stale: true,
+                    from: None,
                 };
                 paths.routes.set(prefix, Some(path));
             }

@@ -14,9 +14,9 @@ use dataplane::io::Dataplane;
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::leaf_state::LeafState;
 use federation::io::Federation;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
-use crate::converge::{Converge, Wishes};
+use crate::converge::{Converge, Current, Wishes};
 use crate::enroll::Enroller;
 use crate::hubs_word::HubsWord;
 use crate::membership::{Membership, Owner};
@@ -40,6 +40,8 @@ pub struct Leaf {
     pub speaker: watch::Receiver<Option<Speaker>>,
     /// What its hubs reject of its routes.
     pub hubs: Arc<HubsWord>,
+    /// What was wished of the dataplane last.
+    pub current: watch::Receiver<Option<Current>>,
     /// Its dataplane.
     pub dataplane: Dataplane,
     /// Its events and claims.
@@ -144,15 +146,18 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         settings,
         keys: keys_tell,
         speaker: speaker.clone(),
-        current,
+        current: current.clone(),
     };
     let owner = Owner::new(paths.leaf_state(), keys, membership_tell, wished).map_err(start_error)?;
-    tokio::spawn(owner.run(heard, enroller));
+    let hint = Arc::new(Notify::new());
+    tokio::spawn(crate::hint::hear(membership.clone(), hint.clone()));
+    tokio::spawn(owner.run(heard, enroller, hint));
     Ok(Leaf {
         file,
         started: Instant::now(),
         hubs: Arc::new(HubsWord::new(membership.clone(), keys_seen)),
         membership,
+        current,
         speaker,
         dataplane,
         federation,

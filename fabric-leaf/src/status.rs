@@ -1,8 +1,12 @@
 //! What the leaf says of itself: derived on request from the owners' views, stored nowhere.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use bgp::view::PeerView;
 use config::Kind;
-use control::wire::{BgpSummary, NodeStatus, ResourceView};
+use control::wire::{BgpSummary, HubView, NodeStatus, ResourceView};
+use dataplane::view::Report;
+use enrollment::topology::HubNode;
 use enrollment::view::{ClientPhase, ClientView};
 use serde_json::json;
 
@@ -20,6 +24,8 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
     let bgp = summary(&peers);
     let report = (**leaf.dataplane.report().borrow()).clone();
     let client = client(&membership, bgp.established > 0);
+    let preferred = (*leaf.current.borrow()).and_then(|current| current.preferred);
+    let hubs = hubs(&membership, &peers, &report, preferred);
     let mut why = Vec::new();
     if client.phase != ClientPhase::Ready {
         why.push(client.message.clone().unwrap_or_else(|| client.phase_text.clone()));
@@ -59,9 +65,36 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
         bgp,
         refused: membership.refused.iter().map(|(&a, refusal)| (a, api_error(refusal))).collect(),
         hub_rejected,
+        hubs,
         leaves: 0,
         replication: None,
     }
+}
+
+/// How the leaf stands with each hub.
+fn hubs(
+    membership: &Membership,
+    peers: &[PeerView],
+    report: &Report,
+    preferred: Option<Ipv4Addr>,
+) -> Vec<HubView> {
+    let Some(state) = &membership.state else { return Vec::new() };
+    let view = |hub: &HubNode| {
+        let session = peers.iter().find(|peer| peer.address == IpAddr::V4(hub.overlay));
+        let tunnel = report.peers.iter().find(|peer| peer.public_key.0 == hub.wireguard_key.0);
+        HubView {
+            name: hub.name.to_string(),
+            overlay: hub.overlay,
+            endpoint: hub.endpoints.first().copied(),
+            session: session.map_or_else(|| "none".into(), |s| s.state.clone()),
+            session_secs: session.map_or(0, |s| s.since_secs),
+            bfd: session.and_then(|s| s.bfd.as_ref()).map(|bfd| bfd.state.to_string()),
+            handshake_secs_ago: tunnel.and_then(|t| t.last_handshake_secs_ago),
+            preferred: preferred == Some(hub.overlay),
+            answered: membership.answering == Some(hub.signing_key),
+        }
+    };
+    state.admission.topology.hubs.iter().map(view).collect()
 }
 
 /// The enrollment as the leaf sees it. A session with the hub is as good an answer as one of its API.

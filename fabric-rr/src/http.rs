@@ -191,7 +191,15 @@ async fn decide(
 }
 
 async fn leaves(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::LeafView>> {
-    Ok(Json(enrolled(&hub)?.registry.view().await.map_err(refused)?.leaves))
+    let mut leaves = enrolled(&hub)?.registry.view().await.map_err(refused)?.leaves;
+    let peers = hub.speaker.peers().await;
+    let states: std::collections::HashMap<_, _> =
+        peers.iter().map(|p| (p.address, p.state.clone())).collect();
+    for leaf in &mut leaves {
+        let state = states.get(&std::net::IpAddr::V4(leaf.overlay)).cloned();
+        leaf.session = Some(state.unwrap_or_else(|| "none".into()));
+    }
+    Ok(Json(leaves))
 }
 
 async fn claims(State(hub): State<Arc<Hub>>) -> Answer<Vec<enrollment::view::ClaimView>> {

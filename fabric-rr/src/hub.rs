@@ -57,6 +57,7 @@ pub fn wished(
     let foyer = Foyer { prefix: hub.foyer_prefix, hub: hub.foyer_hub, api_port: hub.api_port };
     Wished {
         wireguard: Some(wireguard),
+        second: None,
         tunnel: None,
         routes: BTreeMap::from([(hub.overlay_prefix, Target::Wireguard)]),
         captures: BTreeSet::new(),

@@ -6,6 +6,7 @@
 //! their way), `http` and `status` (the
 //! administration socket).
 
+mod hint;
 mod http;
 mod hub;
 mod join;

@@ -172,7 +172,7 @@ async fn start(
         speaker.monitor(Station { statistics_secs, ..Station::new(*address, name) });
     }
     let named = neighbors(&config.peers).map_err(start_error)?;
-    speaker.set_liveness(liveness(&config)).await;
+    speaker.set_liveness(liveness(&config, false)).await;
     speaker.set_neighbors(named.clone()).await;
     let enrolled = match opened {
         Some(opened) => Some(serve_enrollment(opened, &config, (named, options), speaker.clone()).await?),
@@ -218,6 +218,7 @@ async fn serve_enrollment(
         applied: tell,
     };
     tokio::spawn(derive.run(opened.registry.watch()));
+    tokio::spawn(crate::hint::tell(opened.registry.watch()));
     tokio::spawn(crate::moves::follow(opened.registry.clone(), speaker));
     let service = enrollment::io::http::Service::with_underlay(
         opened.registry.clone(),
@@ -397,10 +398,14 @@ fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
         .collect()
 }
 
-/// Who has BFD.
-fn liveness(config: &config::Hub) -> Liveness {
+/// Who has BFD. Leaves that have another hub to go to have it in any case.
+fn liveness(config: &config::Hub, leaves_have_two: bool) -> Liveness {
+    let wished = |peer: &config::BgpDynamicPeer| match leaves_have_two && !peer.bfd.enabled {
+        true if peer.admission == PeerAdmission::Enrolled => bfd(&config::Bfd::ON),
+        _ => bfd(&peer.bfd),
+    };
     let named = config.peers.iter().filter_map(|p| Some((p.name.to_string(), bfd(&p.spec.bfd)?)));
-    let dynamic = config.dynamic_peers.iter().filter_map(|p| Some((p.name.to_string(), bfd(&p.spec.bfd)?)));
+    let dynamic = config.dynamic_peers.iter().filter_map(|p| Some((p.name.to_string(), wished(&p.spec)?)));
     Liveness { neighbors: named.collect(), dynamic_peers: dynamic.collect() }
 }
 
@@ -459,7 +464,7 @@ impl Derive {
     /// Leaves and the other hub, as the registry has them.
     async fn tell_speaker(&self, now: &Admissions) {
         let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
-        self.speaker.set_liveness(peering::watched(liveness(&self.config), &peering)).await;
+        self.speaker.set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering)).await;
         let mut peers = dynamic_peers(&self.config, &self.options, Some(now));
         peers.extend(peering.dialling);
         self.speaker.set_dynamic_peers(peers).await;

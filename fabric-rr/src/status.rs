@@ -30,6 +30,7 @@ pub async fn node(hub: &Hub) -> NodeStatus {
         claims: Vec::new(),
         refused: Default::default(),
         hub_rejected: Vec::new(),
+        hubs: Vec::new(),
         leaves: hub.enrolled.as_ref().map_or(0, |e| e.registry.snapshot().leaves.len()),
         replication: replication(hub).await,
     }

@@ -1,5 +1,6 @@
 //! The best paths, for whoever installs them: what changed goes into a copy that shares the rest.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Speaker;
@@ -78,8 +79,10 @@ impl Speaker {
         let up = |c: &super::Conn| c.session.state() == State::Established;
         let nobody = !self.peers.is_empty() && !self.conns.iter().flatten().any(up);
         let stale = nobody || any_stale;
-        let whole = self.conns.iter().flatten().any(|c| c.source.is_some() && c.ended == [true; 2]);
-        let paths = Arc::new(BestPaths { generation: self.generation, routes, stale, whole });
+        let whole = self.conns.iter().flatten().filter(|c| c.source.is_some() && c.ended == [true; 2]);
+        let whole_from: BTreeSet<_> = whole.filter_map(|c| Some(self.peers.get(&c.peer)?.address)).collect();
+        let whole = !whole_from.is_empty();
+        let paths = Arc::new(BestPaths { generation: self.generation, routes, stale, whole, whole_from });
         self.published = Published { last: Arc::clone(&paths), ..Published::default() };
         Some(paths)
     }
@@ -107,6 +110,7 @@ impl Speaker {
             local_pref: a.local_pref,
             local: best.source == SourceId::LOCAL,
             stale: best.stale,
+            from: self.sources.get(best.source).filter(|s| !s.is_local()).map(|s| s.address),
         })
     }
 }

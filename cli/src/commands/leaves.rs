@@ -110,13 +110,14 @@ async fn leaves(client: &Client) -> Result<Vec<LeafView>, Failure> {
 }
 
 fn table(leaves: &[LeafView]) -> String {
-    let head = ["NAME", "PHASE", "OVERLAY", "CLAIMS", "VALID UNTIL", "LEASE LEFT", "LAST SEEN"];
+    let head = ["NAME", "PHASE", "OVERLAY", "SESSION", "CLAIMS", "VALID UNTIL", "LEASE LEFT", "LAST SEEN"];
     let mut table = Table::new(head, "No leaves yet; invite one: routerctl invite --site NAME");
     for leaf in leaves {
         table.row([
             leaf.name.to_string(),
             format!("{:?}", leaf.phase),
             leaf.overlay.to_string(),
+            text::or_dash(&leaf.session),
             text::list(&leaf.claims),
             text::utc(leaf.valid_until),
             text::seconds(leaf.lease_left_secs),
@@ -131,6 +132,7 @@ fn one(leaf: &LeafView) -> String {
         ("name", leaf.name.to_string()),
         ("phase", format!("{:?}", leaf.phase)),
         ("overlay", leaf.overlay.to_string()),
+        ("session", text::or_dash(&leaf.session)),
         ("wireguard key", leaf.wireguard_key.to_string()),
         ("claims", format!("{} ({} of {})", text::list(&leaf.claims), leaf.claims.len(), leaf.max_claims)),
         ("permitted", text::list(&leaf.permitted)),

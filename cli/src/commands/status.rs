@@ -58,6 +58,7 @@ fn people(status: &NodeStatus) -> String {
         parts.push(tunnels(report));
         parts.push(routes(report));
     }
+    parts.insert(0, hubs(status));
     parts.insert(0, text::pairs(&head));
     parts.extend(status.replication.as_ref().map(replication));
     for why in &status.why {
@@ -75,6 +76,31 @@ fn people(status: &NodeStatus) -> String {
     }
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
+}
+
+/// How a leaf of two hubs stands with each.
+fn hubs(status: &NodeStatus) -> String {
+    if status.hubs.len() < 2 {
+        return String::new();
+    }
+    let head = ["HUB", "OVERLAY", "ENDPOINT", "SESSION", "FOR", "BFD", "HANDSHAKE", "CARRIES", "LEASE"];
+    let mut table = Table::new(head, "");
+    for hub in &status.hubs {
+        let ago = hub.handshake_secs_ago.map(|secs| format!("{} ago", text::seconds(secs)));
+        let mark = |yes: bool, word: &str| if yes { word.to_string() } else { "-".into() };
+        table.row([
+            hub.name.clone(),
+            hub.overlay.to_string(),
+            text::or_dash(&hub.endpoint),
+            hub.session.clone(),
+            text::seconds(hub.session_secs),
+            text::or_dash(&hub.bfd),
+            ago.unwrap_or_else(|| "never".into()),
+            mark(hub.preferred, "overlay"),
+            mark(hub.answered, "answers"),
+        ]);
+    }
+    table.to_string()
 }
 
 /// The other hubs, and whether the registries agree.

@@ -14,8 +14,8 @@ use crate::io::wireguard::GenericNetlink;
 use crate::io::{Choice, StartError, netlink, nft};
 use crate::plan::{Change, Device};
 use crate::state::{
-    Capture, Carrier, Foyer, ProtectedPrefix, Protection, ROUTE_PROTOCOL, Route, State, TUN_INTERFACE,
-    TUNNEL_INTERFACE, Target, Tunnel, WIREGUARD_INTERFACE, Wireguard,
+    Capture, Carrier, Foyer, Line, ProtectedPrefix, Protection, ROUTE_PROTOCOL, Route, SECOND_INTERFACE,
+    State, TUN_INTERFACE, TUNNEL_INTERFACE, Target, Tunnel, WIREGUARD_INTERFACE, Wireguard,
 };
 use crate::tunnel::Table;
 use crate::view::{DropReason, InterfaceView};
@@ -85,7 +85,7 @@ impl Host {
     pub(crate) async fn remove_strays(&self) -> io::Result<()> {
         let strays: &[&str] = match self.carrier {
             Carry::Kernel(_) => &[],
-            Carry::InProcess { .. } => &[TUNNEL_INTERFACE, WIREGUARD_INTERFACE],
+            Carry::InProcess { .. } => &[TUNNEL_INTERFACE, WIREGUARD_INTERFACE, SECOND_INTERFACE],
         };
         for name in strays {
             self.netlink.remove_link(name).await?;
@@ -106,7 +106,9 @@ impl Host {
             let interface = names.get(&p.interface)?.to_string();
             Some(Capture::ProxyArp { interface, address: p.address })
         });
-        let (wireguard, peers) = self.observe_wireguard(&links, &addresses).await?;
+        let (wireguard, mut peers) = self.observe_wireguard(Line::First, &links, &addresses).await?;
+        let (second, more) = self.observe_wireguard(Line::Second, &links, &addresses).await?;
+        peers.extend(more);
         // A table that we cannot vouch for is shown as empty, so that it is replaced or removed, never left.
         let filter = table.filter.or_else(|| table.exists.then(Default::default));
         let state = State {
@@ -117,6 +119,7 @@ impl Host {
             protection: protection(&links, &addresses, &routes),
             carrier: self.carrier(),
             wireguard,
+            second,
         };
         let (drops, relayed) = match &self.carrier {
             Carry::Kernel(_) => (table.drops, 0),
@@ -128,7 +131,7 @@ impl Host {
                 (drops, shared.relayed())
             }
         };
-        let interfaces = interfaces(&links, &addresses, state.wireguard.as_ref());
+        let interfaces = interfaces(&links, &addresses, &state);
         Ok(Observation { state, links, interfaces, peers, drops, relayed })
     }
 
@@ -136,10 +139,15 @@ impl Host {
     pub(crate) async fn peers(&mut self) -> io::Result<Vec<PeerStatus>> {
         match &mut self.carrier {
             Carry::Kernel(socket) => {
-                Ok(socket.get(WIREGUARD_INTERFACE).map(|d| d.status).unwrap_or_default())
+                let status = |name| socket.get(name).map(|d| d.status).unwrap_or_default();
+                Ok([WIREGUARD_INTERFACE, SECOND_INTERFACE].into_iter().flat_map(status).collect())
             }
             Carry::InProcess { userspace, .. } => match userspace {
-                Some(userspace) => Ok(userspace.status().await),
+                Some(userspace) => {
+                    let mut peers = userspace.status(Line::First).await;
+                    peers.extend(userspace.status(Line::Second).await);
+                    Ok(peers)
+                }
                 None => Ok(Vec::new()),
             },
         }
@@ -147,12 +155,15 @@ impl Host {
 
     async fn observe_wireguard(
         &mut self,
+        line: Line,
         links: &BTreeMap<String, Link>,
         addresses: &[(u32, Ipv4Net)],
     ) -> io::Result<(Option<Wireguard>, Vec<PeerStatus>)> {
-        let name = self.carrier().interface(Target::Wireguard);
+        let name = self.carrier().interface(line.target());
         let Some(link) = links.get(name) else { return Ok((None, Vec::new())) };
         let addresses = addresses.iter().filter(|(index, _)| *index == link.index).map(|(_, a)| *a).collect();
+        // In process both have one device, whose addresses and MTU are the first one's.
+        let shared = line == Line::Second && name == TUN_INTERFACE;
         // A link that is down does not carry; MTU 0 makes the plan set the device again.
         let mtu = if link.up { u16::try_from(link.mtu).unwrap_or(u16::MAX) } else { 0 };
         match &mut self.carrier {
@@ -164,11 +175,12 @@ impl Host {
             }
             Carry::InProcess { userspace, .. } => {
                 let Some(userspace) = userspace else { return Ok((None, Vec::new())) };
-                let Some((private_key, listen_port)) = userspace.device() else {
+                let Some((private_key, listen_port, told_mtu)) = userspace.device(line) else {
                     return Ok((None, Vec::new()));
                 };
-                let status = userspace.status().await;
-                let mut peers = userspace.peers().clone();
+                let (addresses, mtu) = if shared { (Default::default(), told_mtu) } else { (addresses, mtu) };
+                let status = userspace.status(line).await;
+                let mut peers = userspace.peers(line).clone();
                 for status in &status {
                     if let Some(peer) = peers.get_mut(&status.key) {
                         peer.endpoint = status.endpoint;
@@ -206,8 +218,18 @@ impl Host {
         links: &mut BTreeMap<String, Link>,
     ) -> io::Result<()> {
         match change {
-            Change::SetWireguard(device) => self.set_wireguard(device, links).await,
-            Change::RemoveWireguard => {
+            Change::SetWireguard(line, device) => self.set_wireguard(*line, device, links).await,
+            Change::RemoveWireguard(Line::Second) => match &mut self.carrier {
+                Carry::InProcess { userspace: Some(userspace), .. } => {
+                    userspace.remove_second().await;
+                    Ok(())
+                }
+                _ => {
+                    links.remove(SECOND_INTERFACE);
+                    self.netlink.remove_link(SECOND_INTERFACE).await
+                }
+            },
+            Change::RemoveWireguard(Line::First) => {
                 if let Carry::InProcess { userspace, .. } = &mut self.carrier
                     && let Some(mut userspace) = userspace.take()
                 {
@@ -217,13 +239,13 @@ impl Host {
                 links.remove(name);
                 self.netlink.remove_link(name).await
             }
-            Change::SetPeer(key, peer) => match &mut self.carrier {
-                Carry::Kernel(socket) => socket.set_peer(WIREGUARD_INTERFACE, *key, peer),
-                Carry::InProcess { userspace, .. } => present(userspace)?.set_peer(*key, peer).await,
+            Change::SetPeer(line, key, peer) => match &mut self.carrier {
+                Carry::Kernel(socket) => socket.set_peer(kernel_name(*line), *key, peer),
+                Carry::InProcess { userspace, .. } => present(userspace)?.set_peer(*line, *key, peer).await,
             },
-            Change::RemovePeer(key) => match &mut self.carrier {
-                Carry::Kernel(socket) => socket.remove_peer(WIREGUARD_INTERFACE, *key),
-                Carry::InProcess { userspace, .. } => present(userspace)?.remove_peer(*key).await,
+            Change::RemovePeer(line, key) => match &mut self.carrier {
+                Carry::Kernel(socket) => socket.remove_peer(kernel_name(*line), *key),
+                Carry::InProcess { userspace, .. } => present(userspace)?.remove_peer(*line, *key).await,
             },
             Change::SetTunnel(tunnel) => self.set_tunnel(*tunnel, links).await,
             Change::RemoveTunnel => {
@@ -263,6 +285,7 @@ impl Host {
             let target = match (self.carrier(), device, r.tunnel_to) {
                 (Carrier::Kernel, Some(TUNNEL_INTERFACE), Some(owner)) => Some(Target::Owner(owner)),
                 (Carrier::Kernel, Some(WIREGUARD_INTERFACE), None) => Some(Target::Wireguard),
+                (Carrier::Kernel, Some(SECOND_INTERFACE), None) => Some(Target::SecondWireguard),
                 (Carrier::InProcess, Some(TUN_INTERFACE), None) => self.targets.get(&r.prefix).copied(),
                 _ => None,
             };
@@ -279,15 +302,24 @@ impl Host {
         }
     }
 
-    async fn set_wireguard(&mut self, device: &Device, links: &mut BTreeMap<String, Link>) -> io::Result<()> {
-        let name = self.carrier().interface(Target::Wireguard);
+    async fn set_wireguard(
+        &mut self,
+        line: Line,
+        device: &Device,
+        links: &mut BTreeMap<String, Link>,
+    ) -> io::Result<()> {
+        let name = self.carrier().interface(line.target());
         match &mut self.carrier {
+            Carry::InProcess { userspace, .. } if line == Line::Second => {
+                // The device and its addresses are the first one's.
+                return present(userspace)?.set_device(line, device).await;
+            }
             Carry::Kernel(_) => {
                 if !links.contains_key(name) {
                     self.netlink
                         .add_wireguard(name)
                         .await
-                        .map_err(|e| netlink::failed("making fab-wg", e))?;
+                        .map_err(|e| netlink::failed(format_args!("making {name}"), e))?;
                 }
             }
             Carry::InProcess { shared, userspace } => {
@@ -303,7 +335,7 @@ impl Host {
         let link = named(links, name)?.clone();
         match &mut self.carrier {
             Carry::Kernel(socket) => socket.set_device(name, device)?,
-            Carry::InProcess { userspace, .. } => present(userspace)?.set_device(device).await?,
+            Carry::InProcess { userspace, .. } => present(userspace)?.set_device(line, device).await?,
         }
         self.netlink.set_link(&link, device.mtu).await?;
         let seen = self.netlink.addresses().await?;
@@ -363,8 +395,10 @@ impl Host {
             result = result.and(self.netlink.remove_route(route.prefix).await);
         }
         result = result.and(self.apply(&Change::RemoveTunnel, &mut links).await);
-        result = result.and(self.apply(&Change::RemoveWireguard, &mut links).await);
-        for name in [TUNNEL_INTERFACE, WIREGUARD_INTERFACE, TUN_INTERFACE] {
+        for line in [Line::Second, Line::First] {
+            result = result.and(self.apply(&Change::RemoveWireguard(line), &mut links).await);
+        }
+        for name in [TUNNEL_INTERFACE, WIREGUARD_INTERFACE, SECOND_INTERFACE, TUN_INTERFACE] {
             result = result.and(self.netlink.remove_link(name).await);
         }
         if self.table.observe(true).await.exists {
@@ -380,6 +414,10 @@ fn in_process() -> Carry {
 
 fn present(userspace: &mut Option<Userspace>) -> io::Result<&mut Userspace> {
     userspace.as_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no fab-tun"))
+}
+
+const fn kernel_name(line: Line) -> &'static str {
+    Carrier::Kernel.interface(line.target())
 }
 
 fn named<'a>(links: &'a BTreeMap<String, Link>, name: &str) -> io::Result<&'a Link> {
@@ -415,8 +453,12 @@ async fn kernel_lacks(netlink: &Netlink) -> Result<Option<&'static str>, StartEr
 
 /// Our own interfaces need neither IPv6 addresses nor redirects, and their sources are checked exactly elsewhere.
 async fn quiet(interface: &str) {
+    // With two hubs, packets come in by one WireGuard and their answers leave by the other: where the host asks for the
+    // strict check on every interface, the larger number here (loose) is what holds.
+    let reverse_path =
+        if interface == SECOND_INTERFACE || interface == WIREGUARD_INTERFACE { "2" } else { "0" };
     let settings =
-        [("ipv6", "disable_ipv6", "1"), ("ipv4", "send_redirects", "0"), ("ipv4", "rp_filter", "0")];
+        [("ipv6", "disable_ipv6", "1"), ("ipv4", "send_redirects", "0"), ("ipv4", "rp_filter", reverse_path)];
     for (family, key, value) in settings {
         // A kernel without IPv6 has no such file, and none of these is needed for packets to pass.
         let _ = tokio::fs::write(format!("/proc/sys/net/{family}/conf/{interface}/{key}"), value).await;
@@ -424,7 +466,7 @@ async fn quiet(interface: &str) {
 }
 
 fn is_ours(name: &str) -> bool {
-    [WIREGUARD_INTERFACE, TUNNEL_INTERFACE, TUN_INTERFACE].contains(&name)
+    [WIREGUARD_INTERFACE, SECOND_INTERFACE, TUNNEL_INTERFACE, TUN_INTERFACE].contains(&name)
 }
 
 /// What must not be covered: addresses, connected prefixes and gateways of interfaces that are not ours, and the
@@ -462,10 +504,12 @@ fn protection(
 fn interfaces(
     links: &BTreeMap<String, Link>,
     addresses: &[(u32, Ipv4Net)],
-    wireguard: Option<&Wireguard>,
+    state: &State,
 ) -> Vec<InterfaceView> {
     let view = |link: &Link| {
         let carries = link.name != TUNNEL_INTERFACE;
+        let line = if link.name == SECOND_INTERFACE { Line::Second } else { Line::First };
+        let wireguard = state.line(line);
         InterfaceView {
             name: link.name.clone(),
             kind: match &link.kind {

@@ -274,7 +274,7 @@ impl Reconciler {
         let mut failure = None;
         let mut captured = Vec::new();
         for mut change in changes {
-            if let plan::Change::SetPeer(key, peer) = &mut change
+            if let plan::Change::SetPeer(_, key, peer) = &mut change
                 && peer.endpoint.is_none()
                 && !seen.peers.iter().any(|p| p.key == *key && p.endpoint.is_some())
             {
@@ -323,8 +323,7 @@ impl Reconciler {
     /// Starts a measurement of the paths to peers with a fixed endpoint, if it is time.
     fn measure(&mut self) {
         let Some((_, wished)) = &self.known else { return };
-        let peers = wished.wireguard.iter().flat_map(|w| w.peers.values());
-        let endpoints: Vec<SocketAddr> = peers.filter_map(|p| p.endpoint).collect();
+        let endpoints: Vec<SocketAddr> = wished.peers().filter_map(|(_, p)| p.endpoint).collect();
         let new = endpoints.iter().any(|e| !self.report.path_mtu.contains_key(e));
         if endpoints.is_empty() || (!new && Instant::now() < self.next_measure) {
             return;
@@ -387,7 +386,7 @@ impl Reconciler {
 }
 
 fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
-    let peers = seen.state.wireguard.iter().flat_map(|w| &w.peers);
+    let peers = seen.state.wireguard.iter().chain(&seen.state.second).flat_map(|w| &w.peers);
     let view = |(key, peer): (&_, &crate::state::WireguardPeer)| {
         let status = seen.peers.iter().find(|p| p.key == *key);
         WireguardPeerView {
@@ -411,7 +410,7 @@ fn route_views(state: &State) -> Vec<RouteView> {
             prefix: *prefix,
             owner: match target {
                 Target::Owner(owner) => Some(owner),
-                Target::Wireguard => None,
+                Target::Wireguard | Target::SecondWireguard => None,
             },
             device: state.carrier.interface(target).into(),
             mtu: route.mtu,

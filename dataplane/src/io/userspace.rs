@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::plan;
-use crate::state::{PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
+use crate::state::{Line, PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
 use crate::tunnel::{self, Incoming, Outgoing, Table};
 use crate::view::DropReason;
 
@@ -44,12 +44,20 @@ pub(crate) struct Shared {
     drops: [AtomicU64; DropReason::ALL.len()],
     relayed: AtomicU64,
     packet_id: AtomicU16,
+    /// Where packets for the second WireGuard go; the first one alone reads the TUN device.
+    second: RwLock<Option<mpsc::Sender<Packet<Ip>>>>,
 }
 
 impl Shared {
     /// Puts a new table in force; packet tasks notice at their next packet.
     pub(crate) fn install(&self, table: Table) {
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Opens or closes the way to the second WireGuard.
+    fn lead_to_second(&self, way: Option<mpsc::Sender<Packet<Ip>>>) {
+        *self.second.write().unwrap_or_else(PoisonError::into_inner) = way;
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -74,11 +82,12 @@ struct Reader {
     shared: Arc<Shared>,
     seen: u64,
     table: Arc<Table>,
+    second: Option<mpsc::Sender<Packet<Ip>>>,
 }
 
 impl Reader {
     fn new(shared: Arc<Shared>) -> Reader {
-        let mut reader = Reader { shared, seen: u64::MAX, table: Arc::default() };
+        let mut reader = Reader { shared, seen: u64::MAX, table: Arc::default(), second: None };
         reader.refresh();
         reader
     }
@@ -88,6 +97,7 @@ impl Reader {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.seen {
             self.table = self.shared.table.read().unwrap_or_else(PoisonError::into_inner).clone();
+            self.second = self.shared.second.read().unwrap_or_else(PoisonError::into_inner).clone();
             self.seen = generation;
         }
     }
@@ -135,9 +145,10 @@ impl ToTun {
     }
 }
 
-/// From the TUN device, or from a peer that is relayed, to WireGuard.
+/// From the TUN device, or from a peer that is relayed, to WireGuard. The second WireGuard has no TUN device: the
+/// first one's task hands it its packets in the way of relayed ones.
 struct FromTun {
-    tun: Arc<AsyncDevice>,
+    tun: Option<Arc<AsyncDevice>>,
     relay: mpsc::Receiver<Packet<Ip>>,
     ready: Vec<Packet<Ip>>,
     reader: Reader,
@@ -151,23 +162,32 @@ impl FromTun {
         let end = tunnel::HEADER_LEN + len;
         let inner = &buffer[tunnel::HEADER_LEN..end];
         let shared = &self.reader.shared;
-        match self.reader.table.outgoing(inner) {
-            Outgoing::Wrap(local, owner) => {
+        let line = match self.reader.table.outgoing(inner) {
+            Outgoing::Wrap(local, owner, line) => {
                 let id = shared.packet_id.fetch_add(1, Ordering::Relaxed);
                 let Some(header) = tunnel::outer_header(local, owner, inner, id) else {
                     return shared.count(DropReason::Malformed);
                 };
                 buffer[..tunnel::HEADER_LEN].copy_from_slice(&header);
                 buffer.truncate(end);
+                line
             }
-            Outgoing::Plain => {
+            Outgoing::Plain(line) => {
                 buffer.truncate(end);
                 drop(buffer.buf_mut().split_to(tunnel::HEADER_LEN));
+                line
             }
             Outgoing::Drop(reason) => return shared.count(reason),
-        }
-        if let Ok(packet) = buffer.try_into_ip() {
-            self.ready.push(packet);
+        };
+        let Ok(packet) = buffer.try_into_ip() else { return };
+        match (line, &self.reader.second) {
+            (Line::First, _) => self.ready.push(packet),
+            (Line::Second, Some(second)) => {
+                if second.try_send(packet).is_err() {
+                    shared.count(DropReason::QueueFull);
+                }
+            }
+            (Line::Second, None) => shared.count(DropReason::NoPeer),
         }
     }
 }
@@ -180,7 +200,7 @@ impl IpRecv for FromTun {
         while self.ready.is_empty() {
             let mut buffer = pool.get();
             tokio::select! {
-                read = self.tun.recv(&mut buffer[tunnel::HEADER_LEN..]) => match read {
+                read = received(self.tun.as_deref(), &mut buffer[tunnel::HEADER_LEN..]) => match read {
                     Ok(len) => self.take(buffer, len),
                     // The device is gone: the reconciler makes a new one with a new tunnel.
                     Err(error) if is_fatal(&error) => return Err(error),
@@ -193,10 +213,10 @@ impl IpRecv for FromTun {
                     break;
                 }
             }
-            while self.ready.len() < BATCH {
+            while let Some(tun) = self.tun.as_deref().filter(|_| self.ready.len() < BATCH) {
                 let mut buffer = pool.get();
                 // The device is non-blocking: this reads what is already queued.
-                let Ok(len) = self.tun.as_ref().recv_now(&mut buffer[tunnel::HEADER_LEN..]) else { break };
+                let Ok(len) = tun.recv_now(&mut buffer[tunnel::HEADER_LEN..]) else { break };
                 self.take(buffer, len);
             }
         }
@@ -205,6 +225,14 @@ impl IpRecv for FromTun {
 
     fn mtu(&self) -> MtuWatcher {
         self.mtu.clone().into()
+    }
+}
+
+/// The next packet of the TUN device; without one there never is any.
+async fn received(tun: Option<&AsyncDevice>, buffer: &mut [u8]) -> io::Result<usize> {
+    match tun {
+        Some(tun) => tun.recv(buffer).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -276,8 +304,16 @@ pub(crate) struct Userspace {
     tun: Arc<AsyncDevice>,
     shared: Arc<Shared>,
     mtu: watch::Sender<u16>,
+    first: Side,
+    second: Side,
+}
+
+/// One of the two WireGuards.
+#[derive(Default)]
+struct Side {
     peers: BTreeMap<PublicKey, WireguardPeer>,
     tunnel: Option<Running>,
+    mtu: u16,
 }
 
 struct Running {
@@ -334,27 +370,49 @@ impl Userspace {
         configuration.tun_name(TUN_INTERFACE);
         let tun = gotatun::tun::tun::create_as_async(&configuration).map_err(io::Error::other)?;
         let (mtu, _) = watch::channel(crate::mtu::MIN_PATH);
-        Ok(Userspace { tun: Arc::new(tun), shared, mtu, peers: BTreeMap::new(), tunnel: None })
+        let (first, second) = (Side::default(), Side::default());
+        Ok(Userspace { tun: Arc::new(tun), shared, mtu, first, second })
+    }
+
+    fn side(&self, line: Line) -> &Side {
+        match line {
+            Line::First => &self.first,
+            Line::Second => &self.second,
+        }
+    }
+
+    fn side_mut(&mut self, line: Line) -> &mut Side {
+        match line {
+            Line::First => &mut self.first,
+            Line::Second => &mut self.second,
+        }
     }
 
     /// Key, port and MTU. A changed key or port makes a new tunnel with the same peers; anything else disturbs none.
-    pub(crate) async fn set_device(&mut self, device: &plan::Device) -> io::Result<()> {
-        self.mtu.send_replace(device.mtu);
+    pub(crate) async fn set_device(&mut self, line: Line, device: &plan::Device) -> io::Result<()> {
+        if line == Line::First {
+            self.mtu.send_replace(device.mtu);
+        }
+        self.side_mut(line).mtu = device.mtu;
         let port_fits =
             |running: &Running| device.listen_port == 0 || running.listen_port == device.listen_port;
-        if self.tunnel.as_ref().is_some_and(|r| r.private_key == device.private_key && port_fits(r)) {
+        let running = self.side(line).tunnel.as_ref();
+        if running.is_some_and(|r| r.private_key == device.private_key && port_fits(r)) {
             return Ok(());
         }
-        self.stop().await;
-        self.start(device).await
+        self.stop_line(line).await;
+        self.start(line, device).await
     }
 
-    async fn start(&mut self, wanted: &plan::Device) -> io::Result<()> {
+    async fn start(&mut self, line: Line, wanted: &plan::Device) -> io::Result<()> {
         let (relay_in, relay_out) = mpsc::channel(RELAY_QUEUE);
+        if line == Line::Second {
+            self.shared.lead_to_second(Some(relay_in.clone()));
+        }
         let to_tun =
             ToTun { tun: self.tun.clone(), relay: relay_in, reader: Reader::new(self.shared.clone()) };
         let from_tun = FromTun {
-            tun: self.tun.clone(),
+            tun: (line == Line::First).then(|| self.tun.clone()),
             relay: relay_out,
             ready: Vec::with_capacity(BATCH),
             reader: Reader::new(self.shared.clone()),
@@ -366,12 +424,12 @@ impl Userspace {
             .with_ip_pair(to_tun, from_tun)
             .with_private_key(key.clone())
             .with_listen_port(wanted.listen_port)
-            .with_peers(self.peers.iter().map(|(key, peer)| build_peer(*key, peer)))
+            .with_peers(self.side(line).peers.iter().map(|(key, peer)| build_peer(*key, peer)))
             .build()
             .await
             .map_err(io::Error::other)?;
         let device = Arc::new(device);
-        if self.peers.is_empty() {
+        if self.side(line).peers.is_empty() {
             // Without peers gotatun opens no socket, and adding the first peer later would open none either; a
             // change to the whole list of peers, even from none to none, does.
             device.write(async |d| d.clear_peers()).await.map_err(io::Error::other)?;
@@ -379,17 +437,23 @@ impl Userspace {
         let listen_port = device.read(async |d| d.listen_port()).await;
         let private_key = wanted.private_key.clone();
         let mut running = Running { device, private_key, listen_port, handshakes: JoinSet::new() };
-        for (key, peer) in &self.peers {
+        for (key, peer) in &self.side(line).peers {
             running.shake_hands(*key, peer);
         }
-        self.tunnel = Some(running);
+        self.side_mut(line).tunnel = Some(running);
         Ok(())
     }
 
     /// Adds or corrects one peer; sessions of all others, and of this one, go on.
-    pub(crate) async fn set_peer(&mut self, key: PublicKey, peer: &WireguardPeer) -> io::Result<()> {
-        self.peers.insert(key, peer.clone());
-        let Some(running) = &mut self.tunnel else { return Ok(()) };
+    pub(crate) async fn set_peer(
+        &mut self,
+        line: Line,
+        key: PublicKey,
+        peer: &WireguardPeer,
+    ) -> io::Result<()> {
+        let side = self.side_mut(line);
+        side.peers.insert(key, peer.clone());
+        let Some(running) = &mut side.tunnel else { return Ok(()) };
         let wanted = build_peer(key, peer);
         let public = wanted.public_key;
         running
@@ -416,35 +480,52 @@ impl Userspace {
     }
 
     /// Removes one peer.
-    pub(crate) async fn remove_peer(&mut self, key: PublicKey) -> io::Result<()> {
-        self.peers.remove(&key);
-        if let Some(running) = &self.tunnel {
+    pub(crate) async fn remove_peer(&mut self, line: Line, key: PublicKey) -> io::Result<()> {
+        let side = self.side_mut(line);
+        side.peers.remove(&key);
+        if let Some(running) = &side.tunnel {
             let key = x25519::PublicKey::from(key.0);
             running.device.remove_peer(&key).await.map_err(io::Error::other)?;
         }
         Ok(())
     }
 
-    /// Stops the tunnel and waits until its tasks have let go of the TUN device.
+    /// Stops the tunnels and waits until their tasks have let go of the TUN device.
     pub(crate) async fn stop(&mut self) {
-        if let Some(running) = self.tunnel.take() {
+        for line in Line::BOTH {
+            self.stop_line(line).await;
+        }
+    }
+
+    async fn stop_line(&mut self, line: Line) {
+        if line == Line::Second {
+            self.shared.lead_to_second(None);
+        }
+        if let Some(running) = self.side_mut(line).tunnel.take() {
             running.stop().await;
         }
     }
 
-    /// Key and port that are in force.
-    pub(crate) fn device(&self) -> Option<(PrivateKey, u16)> {
-        self.tunnel.as_ref().map(|r| (r.private_key.clone(), r.listen_port))
+    /// Takes the second WireGuard away, with its peers.
+    pub(crate) async fn remove_second(&mut self) {
+        self.stop_line(Line::Second).await;
+        self.second = Side::default();
+    }
+
+    /// Key, port and MTU that are in force.
+    pub(crate) fn device(&self, line: Line) -> Option<(PrivateKey, u16, u16)> {
+        let side = self.side(line);
+        side.tunnel.as_ref().map(|r| (r.private_key.clone(), r.listen_port, side.mtu))
     }
 
     /// Peers as they were told, with what was learned of them.
-    pub(crate) fn peers(&self) -> &BTreeMap<PublicKey, WireguardPeer> {
-        &self.peers
+    pub(crate) fn peers(&self, line: Line) -> &BTreeMap<PublicKey, WireguardPeer> {
+        &self.side(line).peers
     }
 
-    /// What the tunnel knows of its peers.
-    pub(crate) async fn status(&self) -> Vec<PeerStatus> {
-        let Some(running) = &self.tunnel else { return Vec::new() };
+    /// What a tunnel knows of its peers.
+    pub(crate) async fn status(&self, line: Line) -> Vec<PeerStatus> {
+        let Some(running) = &self.side(line).tunnel else { return Vec::new() };
         let stats = running.device.peers().await;
         let status = |s: gotatun::device::configure::PeerStats| PeerStatus {
             key: PublicKey(s.peer.public_key.to_bytes()),

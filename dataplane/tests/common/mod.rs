@@ -259,6 +259,7 @@ pub fn leaf_wish(n: u8, path_mtu: u16, remote: &[(&str, u8)]) -> Wished {
             mtu: mtus.wireguard,
             peers: [(key(1).public(), hub)].into(),
         }),
+        second: None,
         tunnel: Some(Tunnel { local: own, mtu: mtus.tunnel }),
         routes,
         filter: Filter { clamp: Some(mtus.mss), foyer: None },

@@ -82,6 +82,7 @@ fn wished(admission: &Admission, private_key: PrivateKey) -> Option<Wished> {
     };
     Some(Wished {
         wireguard: Some(wireguard),
+        second: None,
         tunnel: Some(Tunnel { local: admission.overlay, mtu: mtus.tunnel }),
         routes: BTreeMap::from([(overlay, Target::Wireguard)]),
         captures: BTreeSet::new(),
