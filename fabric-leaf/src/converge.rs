@@ -1,6 +1,7 @@
 //! From membership and best paths to speaker and kernel: one task that wishes, and never waits for what it wished.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -130,8 +131,8 @@ impl Converge {
                 let endpoints = membership::endpoints(&admission);
                 paths_to_hubs.retain(|to, _| endpoints.contains(to));
                 for endpoint in endpoints {
-                    if !paths_to_hubs.contains_key(&endpoint) {
-                        paths_to_hubs.insert(endpoint, measured(endpoint).await);
+                    if let Entry::Vacant(unmeasured) = paths_to_hubs.entry(endpoint) {
+                        unmeasured.insert(measured(endpoint).await);
                     }
                 }
                 // An address that changed means another identity, and so another speaker.

@@ -37,7 +37,7 @@ pub(crate) struct Host {
 
 enum Carry {
     Kernel(Box<GenericNetlink>),
-    InProcess { shared: Arc<Shared>, userspace: Option<Userspace> },
+    InProcess { shared: Arc<Shared>, userspace: Option<Box<Userspace>> },
 }
 
 /// One observation: the state, and what only the report needs.
@@ -327,7 +327,7 @@ impl Host {
                     if let Some(mut old) = userspace.take() {
                         old.stop().await;
                     }
-                    *userspace = Some(Userspace::open(shared.clone())?);
+                    *userspace = Some(Box::new(Userspace::open(shared.clone())?));
                 }
             }
         }
@@ -412,8 +412,8 @@ fn in_process() -> Carry {
     Carry::InProcess { shared: Arc::default(), userspace: None }
 }
 
-fn present(userspace: &mut Option<Userspace>) -> io::Result<&mut Userspace> {
-    userspace.as_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no fab-tun"))
+fn present(userspace: &mut Option<Box<Userspace>>) -> io::Result<&mut Userspace> {
+    userspace.as_deref_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no fab-tun"))
 }
 
 const fn kernel_name(line: Line) -> &'static str {
