@@ -69,7 +69,7 @@ lab_begin() {
     lab=$1-$$
     trap '"$bin/routerctl" lab down --name "$lab" >/dev/null 2>&1 || true' EXIT
     trap 'exit 130' INT TERM
-    "$bin/routerctl" lab up --name "$lab" -o json >"$target/$1.json" || fail "the lab did not come up" "look into $target/$1.json"
+    "$bin/routerctl" lab up --name "$lab" --hubs "${2:-1}" -o json >"$target/$1.json" || fail "the lab did not come up" "look into $target/$1.json"
 }
 
 on() { local node=$1; shift; "$bin/routerctl" lab exec --name "$lab" "$node" -- "$@"; }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-/// What the operator said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What the operator said, the weaker word first: where two hubs were told different things, the stronger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Nothing yet.
@@ -51,6 +51,18 @@ impl Pending {
     /// What a person compares on both sides: 8 bytes of the SHA-256 of both keys, in hexadecimal.
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.signing_key, &self.wireguard_key)
+    }
+
+    /// What both hubs know of one machine's request: of two questions the later one, of two answers to one question the
+    /// operator's word, and of two such words the refusal.
+    pub(crate) fn join(&self, other: &Pending) -> Pending {
+        let order = |p: &Pending| (p.asked_at, p.wireguard_key.0, p.invite.0, p.claims.clone());
+        let same = self.invite == other.invite
+            && self.wireguard_key == other.wireguard_key
+            && self.claims == other.claims;
+        let weight = |p: &Pending| (p.verdict, p.decided_at, p.asked_at);
+        let other_wins = if same { weight(other) > weight(self) } else { order(other) > order(self) };
+        if other_wins { other.clone() } else { self.clone() }
     }
 
     fn same_question(&self, invite: &InviteRecord, request: &EnrollRequest) -> bool {

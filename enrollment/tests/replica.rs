@@ -3,9 +3,10 @@
 mod common;
 
 use common::*;
+use enrollment::approval::Verdict;
 use enrollment::exchange::Batch;
 use enrollment::io::http::Limits;
-use enrollment::policy::HubSettings;
+use enrollment::policy::{HubSettings, InviteOrder};
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::registry::HubRecord;
 use enrollment::wire::Operation;
@@ -169,4 +170,35 @@ async fn a_restored_hub_is_mended_or_named() {
     forked.get_mut(&own).unwrap().hash[0] ^= 1;
     let batch = second.registry.batch(own, forked).await.unwrap();
     assert_eq!(batch.forked, Some(own));
+}
+
+/// A request for approval is shown at both hubs and can be judged at either; a refusal at one outweighs a consent at
+/// the other, in whatever order they hear of each other.
+#[tokio::test]
+async fn a_request_for_approval_waits_at_both() {
+    let (first, second) = two_hubs().await;
+    let invite =
+        first.invite(InviteOrder { approve: true, uses: 3, ..order("aws", &["10.81.0.0/16"]) }).await;
+    assert_ne!(enroll(&first, &invite, 1, "10.81.10.1").await, 200, "it waits");
+    pull(&second, &first).await.unwrap();
+    let waiting = second.registry.view().await.unwrap().pending;
+    assert_eq!(waiting.len(), 1, "shown at the other hub too");
+    second.registry.decide_pending(waiting[0].fingerprint.clone(), Verdict::Approved).await.unwrap();
+    pull(&first, &second).await.unwrap();
+    assert_eq!(enroll(&first, &invite, 1, "10.81.10.1").await, 200, "approved at the other hub");
+    pull(&second, &first).await.unwrap();
+    assert!(second.registry.view().await.unwrap().pending.is_empty(), "gone at both");
+
+    assert_ne!(enroll(&second, &invite, 2, "10.81.10.2").await, 200);
+    pull(&first, &second).await.unwrap();
+    let print = first.registry.view().await.unwrap().pending[0].fingerprint.clone();
+    first.registry.decide_pending(print.clone(), Verdict::Denied).await.unwrap();
+    second.registry.decide_pending(print, Verdict::Approved).await.unwrap();
+    pull(&first, &second).await.unwrap();
+    pull(&second, &first).await.unwrap();
+    for hub in [&first, &second] {
+        assert_ne!(enroll(hub, &invite, 2, "10.81.10.2").await, 200, "denied");
+    }
+    let (one, other) = digests(&first, &second).await;
+    assert_eq!(one, other);
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::layout::{Captures, HUB_PUBLIC, Node};
+use crate::layout::{Captures, HUB_2_PUBLIC, HUB_PUBLIC, Node};
 
 /// What a Kind of resource says, in a sentence.
 fn meaning(kind: &str) -> &'static str {
@@ -49,6 +49,11 @@ fn role(node: &Node) -> String {
              {HUB_PUBLIC} to it. Leaves, claims and invites are in its registry and in no file of its configuration.",
             node.address()
         ),
+        Node::Hub2 => format!(
+            "The second hub: it joined the first one by one string, shares its registry, and does the same for every \
+             leaf. Inside it is {}, its provider maps {HUB_2_PUBLIC} to it.",
+            node.address()
+        ),
         Node::Leaf(site) => {
             let capture = match site.captures {
                 Captures::RouteTable => "the provider's route table sends packets for remote clients to it",
@@ -92,7 +97,7 @@ mod tests {
     /// Proves that every node is explained and every resource named.
     #[test]
     fn explained() {
-        for at in nodes() {
+        for at in nodes(crate::layout::Hubs::Two) {
             assert!(node(&at, &[]).starts_with(&format!("# {}\n\n", at.name())));
         }
         let files = [("hub.yaml".to_string(), vec!["BGPDynamicPeer/fullmesh-leaves".to_string()])];

@@ -47,8 +47,12 @@ pub struct Site {
 pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 82, 10, 5);
 /// The hub's public address, mapped one to one by the azure provider router.
 pub const HUB_PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// The site that the hub lives in.
-pub const HUB_SITE: &str = "azure";
+/// The second hub's private address, in a lab with two; it lives in the aws site.
+pub const HUB_2: Ipv4Addr = Ipv4Addr::new(10, 81, 10, 5);
+/// The second hub's public address, mapped one to one by the aws provider router.
+pub const HUB_2_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
+/// The sites that the hubs live in.
+const HUB_SITES: [&str; 2] = ["azure", "aws"];
 /// UDP port of the hub's WireGuard.
 pub const HUB_PORT: u16 = 51820;
 /// TCP port of the exchange server that each client runs.
@@ -146,6 +150,8 @@ pub enum Node {
     Gateway(&'static Site),
     /// The hub.
     Hub,
+    /// The second hub, in a lab with two.
+    Hub2,
     /// A site's leaf.
     Leaf(&'static Site),
     /// A site's client.
@@ -158,6 +164,7 @@ impl Node {
         match self {
             Node::Inet => "inet".into(),
             Node::Hub => "hub".into(),
+            Node::Hub2 => "hub-2".into(),
             Node::Gateway(site) => format!("{}-{}", site.name, site.gateway_role),
             Node::Leaf(site) => format!("{}-leaf", site.name),
             Node::Client(site) => format!("{}-client", site.name),
@@ -169,16 +176,26 @@ impl Node {
         match self {
             Node::Inet => SITES[0].upstream,
             Node::Hub => HUB,
+            Node::Hub2 => HUB_2,
             Node::Gateway(site) => site.gateway,
             Node::Leaf(site) => site.leaf,
             Node::Client(site) => site.client,
         }
     }
 
+    /// The public address that a hub's provider maps to it; none for any other node.
+    pub fn hub_public(&self) -> Option<Ipv4Addr> {
+        match self {
+            Node::Hub => Some(HUB_PUBLIC),
+            Node::Hub2 => Some(HUB_2_PUBLIC),
+            _ => None,
+        }
+    }
+
     /// The fabric daemon that runs on the node.
     pub fn daemon(&self) -> Option<&'static str> {
         match self {
-            Node::Hub => Some("fabric-rr"),
+            Node::Hub | Node::Hub2 => Some("fabric-rr"),
             Node::Leaf(_) => Some("fabric-leaf"),
             _ => None,
         }
@@ -188,30 +205,54 @@ impl Node {
     pub fn site(&self) -> Option<&'static Site> {
         match self {
             Node::Inet => None,
-            Node::Hub => site(HUB_SITE),
+            Node::Hub => site(HUB_SITES[0]),
+            Node::Hub2 => site(HUB_SITES[1]),
             Node::Gateway(site) | Node::Leaf(site) | Node::Client(site) => Some(site),
         }
     }
 }
 
-/// Every node: the Internet, then the gateways, the hub, the leaves and the clients.
-pub fn nodes() -> Vec<Node> {
+/// How many hubs a lab has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hubs {
+    /// One, in the azure site.
+    #[default]
+    One,
+    /// A second one in the aws site.
+    Two,
+}
+
+impl Hubs {
+    /// The hubs' nodes, the first one first.
+    pub fn nodes(self) -> &'static [Node] {
+        match self {
+            Hubs::One => &[Node::Hub],
+            Hubs::Two => &[Node::Hub, Node::Hub2],
+        }
+    }
+}
+
+/// Every node: the Internet, then the gateways, the hubs, the leaves and the clients.
+pub fn nodes(hubs: Hubs) -> Vec<Node> {
     let mut nodes = vec![Node::Inet];
     nodes.extend(SITES.iter().map(Node::Gateway));
-    nodes.push(Node::Hub);
+    nodes.extend(hubs.nodes());
     nodes.extend(SITES.iter().map(Node::Leaf));
     nodes.extend(SITES.iter().map(Node::Client));
     nodes
 }
 
-/// Every node's name.
+/// The name of every node that a lab can have.
 pub fn node_names() -> Vec<String> {
-    nodes().iter().map(Node::name).collect()
+    nodes(Hubs::Two).iter().map(Node::name).collect()
 }
 
 /// A node by its name.
 pub fn node(name: &str) -> Result<Node, LabError> {
-    nodes().into_iter().find(|node| node.name() == name).ok_or_else(|| LabError::UnknownNode(name.into()))
+    nodes(Hubs::Two)
+        .into_iter()
+        .find(|node| node.name() == name)
+        .ok_or_else(|| LabError::UnknownNode(name.into()))
 }
 
 /// A lab's name: the prefix of its namespaces, so that labs stand side by side.
@@ -284,13 +325,16 @@ mod tests {
             let link = Ipv4Net::new(site.public, 30).unwrap().trunc();
             assert!(link.contains(&site.upstream), "{link} {}", site.upstream);
         }
-        assert!(seen.insert(HUB) && seen.insert(HUB_PUBLIC));
+        for hub in Hubs::Two.nodes() {
+            assert!(hub.site().unwrap().prefix().contains(&hub.address()));
+            assert!(seen.insert(hub.address()) && seen.insert(hub.hub_public().unwrap()));
+        }
     }
 
     /// Proves that names lead back to their nodes and that bad lab names are refused.
     #[test]
     fn names() {
-        for node in nodes() {
+        for node in nodes(Hubs::Two) {
             assert_eq!(super::node(&node.name()).unwrap(), node);
         }
         assert!(super::node("gcp-leaf").is_err());

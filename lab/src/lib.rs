@@ -36,6 +36,6 @@ pub use io::lab::{Lab, LabStatus, NodeStatus, ProcessStatus, STATE_BASE};
 pub use io::matrix::MatrixOptions;
 pub use io::run::Output;
 pub use io::up::UpOptions;
-pub use layout::LabName;
+pub use layout::{Hubs, LabName};
 pub use matrix::Matrix;
 pub use report::UpReport;

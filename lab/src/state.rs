@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::LabName;
+use crate::layout::{Hubs, LabName};
 
 /// A process that the lab started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct LabState {
     pub dir: PathBuf,
     /// Where the daemons and `routerctl` are taken from.
     pub bin_dir: PathBuf,
+    /// How many hubs it has.
+    #[serde(default)]
+    pub hubs: Hubs,
     /// Further words for `fabric-rr`.
     pub hub_args: Vec<String>,
     /// Further words for `fabric-leaf`.
@@ -144,6 +147,7 @@ mod tests {
             processes: vec![Process { node: "hub".into(), role: Role::Daemon, pid: 7, started: 9 }],
             dir: "/run/fabric-lab/fab".into(),
             bin_dir: "/usr/bin".into(),
+            hubs: Hubs::Two,
             hub_args: vec![],
             leaf_args: vec![],
         };

@@ -83,7 +83,9 @@ pub fn table(name: &str, identifier: u16, node: &Node) -> String {
             let counter = NAMES[index(packet, side)];
             let rule = match node {
                 // Inner IP header at the transport offset: its payload begins 20 octets on.
-                Node::Hub => format!("meta l4proto 4 @th,72,8 1 @th,160,8 {code} @th,192,16 {identifier}"),
+                Node::Hub | Node::Hub2 => {
+                    format!("meta l4proto 4 @th,72,8 1 @th,160,8 {code} @th,192,16 {identifier}")
+                }
                 _ => format!("meta l4proto icmp icmp type {kind} icmp id {identifier}"),
             };
             text.push_str(&format!("  {rule} counter name {counter}\n"));

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use crate::layout::{Captures, HUB, HUB_PUBLIC, HUB_SITE, LabName, Node, SITES, Site, nodes};
+use crate::layout::{Captures, Hubs, LabName, Node, SITES, Site, nodes};
 
 /// The table that plays the reject rule of OCI's host image. Its chain lets no packet be forwarded.
 pub const HOST_IMAGE_TABLE: &str = "filter";
@@ -24,21 +24,22 @@ pub struct Setup {
 }
 
 /// Lines for `ip -batch` that make every namespace.
-pub fn namespaces(lab: &LabName) -> String {
-    nodes().iter().fold(String::new(), |mut text, node| {
+pub fn namespaces(lab: &LabName, hubs: Hubs) -> String {
+    nodes(hubs).iter().fold(String::new(), |mut text, node| {
         let _ = writeln!(text, "netns add {}", lab.namespace(node));
         text
     })
 }
 
 /// The gateways' setups: they make every link, so they go before [`rest`].
-pub fn gateways(lab: &LabName) -> Vec<Setup> {
-    SITES.iter().map(|site| gateway(lab, site)).collect()
+pub fn gateways(lab: &LabName, hubs: Hubs) -> Vec<Setup> {
+    SITES.iter().map(|site| gateway(lab, site, hubs)).collect()
 }
 
 /// The setups of all other nodes; their links exist by then.
-pub fn rest(_lab: &LabName) -> Vec<Setup> {
-    let mut setups = vec![inet(), host(Node::Hub)];
+pub fn rest(hubs: Hubs) -> Vec<Setup> {
+    let mut setups = vec![inet(hubs)];
+    setups.extend(hubs.nodes().iter().map(|hub| host(*hub)));
     setups.extend(SITES.iter().map(|site| host(Node::Leaf(site))));
     setups.extend(SITES.iter().map(|site| host(Node::Client(site))));
     setups
@@ -52,17 +53,20 @@ pub fn link_address(address: Ipv4Addr) -> String {
 }
 
 /// The machines on a site's bridge: port name inside the gateway's namespace, and the node.
-pub fn ports(site: &'static Site) -> Vec<(&'static str, Node)> {
+pub fn ports(site: &'static Site, hubs: Hubs) -> Vec<(&'static str, Node)> {
     let mut ports = vec![("leaf", Node::Leaf(site)), ("client", Node::Client(site))];
-    if site.name == HUB_SITE {
-        ports.push(("hub", Node::Hub));
-    }
+    ports.extend(hub_of(site, hubs).map(|hub| ("hub", hub)));
     ports
 }
 
-fn gateway(lab: &LabName, site: &'static Site) -> Setup {
+/// The hub that lives in a site.
+fn hub_of(site: &Site, hubs: Hubs) -> Option<Node> {
+    hubs.nodes().iter().find(|hub| hub.site().is_some_and(|at| at.name == site.name)).copied()
+}
+
+fn gateway(lab: &LabName, site: &'static Site, hubs: Hubs) -> Setup {
     let mut ip = String::from("link set lo up\nlink add br0 type bridge forward_delay 0 stp_state 0\n");
-    for (port, node) in ports(site) {
+    for (port, node) in ports(site, hubs) {
         let (mac, ns) = (link_address(node.address()), lab.namespace(&node));
         let _ = writeln!(ip, "link add {port} type veth peer name eth0 address {mac} netns {ns}");
         let _ = writeln!(ip, "link set {port} master br0 up");
@@ -87,24 +91,25 @@ fn gateway(lab: &LabName, site: &'static Site) -> Setup {
         "net.ipv4.conf.default.rp_filter=0",
         "net.bridge.bridge-nf-call-iptables=0",
     ];
-    Setup { node: Node::Gateway(site), ip, sysctl: strings(&sysctl), nft: provider_table(site) }
+    Setup { node: Node::Gateway(site), ip, sysctl: strings(&sysctl), nft: provider_table(site, hubs) }
 }
 
 /// Address translation of a gateway, for what leaves by the public link only: what it hands to the leaf keeps
 /// its source. A provider's route table sends nothing back that the leaf itself emits for a remote prefix;
 /// here, where that would be a loop, it is dropped.
-fn provider_table(site: &Site) -> String {
+fn provider_table(site: &Site, hubs: Hubs) -> String {
+    let mapped = hub_of(site, hubs).and_then(|hub| Some((hub.address(), hub.hub_public()?)));
     let mut text =
         String::from("table ip provider {\n chain before {\n  type nat hook prerouting priority dstnat\n");
-    if site.name == HUB_SITE {
-        let _ = writeln!(text, "  ip daddr {HUB_PUBLIC} dnat to {HUB}");
+    if let Some((hub, public)) = mapped {
+        let _ = writeln!(text, "  ip daddr {public} dnat to {hub}");
     }
     text.push_str(" }\n chain after {\n  type nat hook postrouting priority srcnat\n");
-    if site.name == HUB_SITE {
-        let _ = writeln!(text, "  oifname \"pub0\" ip saddr {HUB} snat to {HUB_PUBLIC}");
+    if let Some((hub, public)) = mapped {
+        let _ = writeln!(text, "  oifname \"pub0\" ip saddr {hub} snat to {public}");
         let _ = writeln!(
             text,
-            "  oifname \"br0\" ip saddr {} ip daddr {HUB} ct status dnat snat to {}",
+            "  oifname \"br0\" ip saddr {} ip daddr {hub} ct status dnat snat to {}",
             site.prefix(),
             site.public
         );
@@ -124,14 +129,16 @@ fn provider_table(site: &Site) -> String {
     text
 }
 
-fn inet() -> Setup {
+fn inet(hubs: Hubs) -> Setup {
     let mut ip = String::from("link set lo up\n");
     for site in &SITES {
         let _ = writeln!(ip, "addr add {}/30 dev {}", site.upstream, site.name);
         let _ = writeln!(ip, "link set {} up", site.name);
     }
-    if let Some(site) = crate::layout::site(HUB_SITE) {
-        let _ = writeln!(ip, "route add {HUB_PUBLIC}/32 via {}", site.public);
+    for hub in hubs.nodes() {
+        if let (Some(site), Some(public)) = (hub.site(), hub.hub_public()) {
+            let _ = writeln!(ip, "route add {public}/32 via {}", site.public);
+        }
     }
     // An Internet provider carries no private address, in either direction.
     let nft = "table ip isp {\n chain carried {\n  type filter hook forward priority filter\n  \
@@ -187,13 +194,17 @@ mod tests {
 
     fn text_of(name: &str) -> Setup {
         let lab = LabName::default();
-        gateways(&lab).into_iter().chain(rest(&lab)).find(|setup| setup.node.name() == name).unwrap()
+        gateways(&lab, Hubs::One)
+            .into_iter()
+            .chain(rest(Hubs::One))
+            .find(|setup| setup.node.name() == name)
+            .unwrap()
     }
 
     /// Proves that every link is made with both ends in namespaces of the lab.
     #[test]
     fn every_link_names_its_namespaces() {
-        for setup in gateways(&LabName::default()) {
+        for setup in gateways(&LabName::default(), Hubs::Two) {
             for line in setup.ip.lines().filter(|line| line.contains("type veth")) {
                 assert!(line.contains("netns fab-"), "{line}");
             }
@@ -216,6 +227,21 @@ mod tests {
         assert!(text_of("aws-leaf").nft.is_empty());
         assert!(text_of("oci-vpc").ip.contains("pub0 mtu 1400"));
         assert!(text_of("aws-vpc").ip.contains("pub0 mtu 1500"));
+    }
+
+    /// Proves that a second hub has an address of its own in its site and on the Internet, and that without it nothing
+    /// of it is there.
+    #[test]
+    fn a_second_hub_is_there_only_with_two() {
+        let lab = LabName::default();
+        let text = |hubs| {
+            let setups = gateways(&lab, hubs).into_iter().chain(rest(hubs));
+            setups.map(|setup| setup.ip + &setup.nft).collect::<String>()
+        };
+        let two = text(Hubs::Two);
+        assert!(two.contains("ip daddr 198.51.100.10 dnat to 10.81.10.5"));
+        assert!(two.contains("route add 198.51.100.10/32 via 198.51.100.2"));
+        assert!(!text(Hubs::One).contains("198.51.100.10 ") && !text(Hubs::One).contains("10.81.10.5/"));
     }
 
     /// Proves that only what leaves by the public link is translated, and the hub's own address one to one.

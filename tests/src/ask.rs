@@ -143,7 +143,7 @@ pub async fn ping(
 pub async fn stop(lab: &Lab, node: &str, signal: nix::sys::signal::Signal) -> Result<(), String> {
     lab.kill(node, signal).await.map_err(|error| error.to_string())?;
     let place = lab::layout::node(node).map_err(|error| error.to_string())?;
-    let kind = if place == Node::Hub { control::Node::Hub } else { control::Node::Leaf };
+    let kind = if place.hub_public().is_some() { control::Node::Hub } else { control::Node::Leaf };
     let socket = control::Paths::below(Some(&lab.node_dir(&place))).socket(kind);
     let silent = || async {
         match tokio::net::UnixStream::connect(&socket).await {

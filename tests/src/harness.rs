@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use lab::{Lab, LabName, UpOptions, UpReport};
+use lab::{Hubs, Lab, LabName, UpOptions, UpReport};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::sync::OnceCell;
 
@@ -58,6 +58,11 @@ pub fn bin_dir() -> Result<PathBuf, String> {
 /// The main of a test program: builds the lab when the first case needs it, runs the cases in their order, takes the
 /// lab down whatever happened, and proves as a last case that nothing of it is left.
 pub fn main(tag: &str, cases: Vec<Case>) -> ExitCode {
+    main_with(tag, Hubs::One, cases)
+}
+
+/// The same in a lab with so many hubs.
+pub fn main_with(tag: &str, hubs: Hubs, cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
@@ -73,7 +78,7 @@ pub fn main(tag: &str, cases: Vec<Case>) -> ExitCode {
         let (runtime, shared, name) = (runtime.clone(), shared.clone(), name.clone());
         trials.push(Trial::test(case.name, move || {
             let work = async {
-                let fabric = shared.get_or_init(|| up(name)).await.clone()?;
+                let fabric = shared.get_or_init(|| up(name, hubs)).await.clone()?;
                 (case.run)(fabric).await
             };
             runtime.block_on(work).map_err(Failed::from)
@@ -102,9 +107,9 @@ pub fn main(tag: &str, cases: Vec<Case>) -> ExitCode {
     conclusion.exit_code()
 }
 
-async fn up(name: LabName) -> Result<Arc<Fabric>, String> {
+async fn up(name: LabName, hubs: Hubs) -> Result<Arc<Fabric>, String> {
     let bin_dir = Some(bin_dir()?);
-    let options = UpOptions { name, bin_dir, ..UpOptions::default() };
+    let options = UpOptions { name, bin_dir, hubs, ..UpOptions::default() };
     let (lab, report) =
         Lab::up(options).await.map_err(|error| format!("the lab does not come up: {error}"))?;
     Ok(Arc::new(Fabric { lab, report }))

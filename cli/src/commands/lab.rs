@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::lab::report::SiteReport;
-use ::lab::{DownReport, Lab, LabError, LabName, LabStatus, UpOptions, UpReport};
+use ::lab::{DownReport, Hubs, Lab, LabError, LabName, LabStatus, UpOptions, UpReport};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -102,6 +102,9 @@ struct UpArgs {
     /// Where routerctl, fabric-rr and fabric-leaf are [default: beside this program]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
+    /// How many hubs: 1, or 2 that share every leaf
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    hubs: u8,
     /// Only networks and clients, no fabric
     #[arg(long)]
     underlay_only: bool,
@@ -252,12 +255,11 @@ fn done(context: &Context, args: NodeArgs, done: &'static str) -> Result<Answer,
 
 async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
     if args.kernel == KernelArg::Lab {
-        let host_only = args.which.base.is_some() || args.underlay_only || args.keep_failed;
+        let host_only = args.which.base.is_some() || args.underlay_only || args.keep_failed || args.hubs != 1;
         if host_only || !args.hub_arg.is_empty() || !args.leaf_arg.is_empty() {
             let failure = Failure::usage("--kernel lab runs the whole scenario with the defaults");
-            return Err(
-                failure.fix("leave out --base, --underlay-only, --keep-failed, --hub-arg and --leaf-arg")
-            );
+            return Err(failure
+                .fix("leave out --base, --hubs, --underlay-only, --keep-failed, --hub-arg and --leaf-arg"));
         }
         return lab_kernel::run(context, args.which.name, args.bin_dir, args.out, args.limit).await;
     }
@@ -269,6 +271,7 @@ async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
         name: args.which.name,
         base: args.which.base,
         bin_dir: args.bin_dir,
+        hubs: if args.hubs == 2 { Hubs::Two } else { Hubs::One },
         underlay_only: args.underlay_only,
         keep_failed: args.keep_failed,
         hub_args: args.hub_arg,

@@ -167,9 +167,7 @@ impl Owner {
                 Change::Hub(hub) => Some(hub.node.signing_key),
                 _ => None,
             }));
-            // A request for approval waits at the hub that it was made at.
-            let own = |fact: &Fact| matches!(fact.change, Change::Pending(_) | Change::PendingGone(_));
-            facts.extend(body.changes.into_iter().filter(|fact| !own(fact)));
+            facts.extend(body.changes);
             entries.push(entry);
         }
         if !entries.is_empty() {

@@ -11,6 +11,7 @@
 //! the order in which it took them in).
 
 use super::{Change, Contender, HubRecord, InviteRecord, Leaf, Revoked, State};
+use crate::approval::Pending;
 use crate::claim::{Claim, ClaimStep};
 use crate::identity::{InviteId, LeafName, SigningKey};
 use crate::log::{Fact, StoredInvite};
@@ -231,7 +232,12 @@ impl State {
                 self.settle_name(name, now, merged);
                 self.settle_addresses_of(name, ClaimStep::Forgotten, now, merged);
             }
-            Change::Pending(_) | Change::PendingGone(_) | Change::MoveDone(_) => {
+            Change::Pending(asked) => {
+                let known = self.pending.get(&asked.signing_key);
+                let joined = known.map_or_else(|| Pending::clone(asked), |known| known.join(asked));
+                self.show(Change::Pending(Arc::new(joined)), now, merged);
+            }
+            Change::PendingGone(_) | Change::MoveDone(_) => {
                 self.show(fact.change.clone(), now, merged);
             }
             Change::ClaimRemoved { address, claim, step, .. } => {

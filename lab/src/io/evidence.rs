@@ -15,7 +15,7 @@ use crate::io::clients::read;
 use crate::io::lab::Lab;
 use crate::io::matrix::MatrixOptions;
 use crate::io::run::words;
-use crate::layout::{Node, SITES, nodes};
+use crate::layout::{Hubs, Node, SITES, nodes};
 use crate::matrix::Matrix;
 use crate::points::{Answers, Point, judge};
 use crate::secrets::{Secrets, suspicious};
@@ -142,14 +142,14 @@ fn fresh(dir: &Path) -> Result<(), LabError> {
     }
 }
 
-fn fabric_nodes() -> impl Iterator<Item = Node> {
-    nodes().into_iter().filter(|node| node.daemon().is_some())
+fn fabric_nodes(lab: &Lab) -> impl Iterator<Item = Node> + use<> {
+    nodes(lab.hubs()).into_iter().filter(|node| node.daemon().is_some())
 }
 
 /// Copies and explains every node's configuration; judges the hub's.
 fn configurations(lab: &Lab, bundle: &mut Bundle) -> Result<Boundary, LabError> {
     let mut boundary = boundary::check(&[]);
-    for node in fabric_nodes() {
+    for node in fabric_nodes(lab) {
         let (name, etc) = (node.name(), lab.node_dir(&node).join("etc/fabric"));
         let mut explained = Vec::new();
         let mut texts = Vec::new();
@@ -210,6 +210,10 @@ async fn convergence(lab: &Lab, bundle: &mut Bundle) -> Result<Answers, LabError
     }
     let hub = kernel_routes(lab, "hub").await?;
     bundle.add("nodes/hub/routes.txt", hub)?;
+    if lab.hubs() == Hubs::Two {
+        ask(lab, bundle, "hub-2", "nodes/hub-2/status.json", "status").await?;
+        ask(lab, bundle, "hub-2", "convergence/hub-2-bgp-peers.json", "bgp peers").await?;
+    }
     for site in &SITES {
         let (leaf, key) = (Node::Leaf(site).name(), site.name.to_string());
         let file = format!("convergence/{leaf}-enrollment.json");
@@ -250,7 +254,9 @@ async fn ask(lab: &Lab, bundle: &mut Bundle, node: &str, file: &str, line: &str)
 
 /// The route tables of the providers' routers, and of the clients, who know nothing of the fabric.
 async fn routing(lab: &Lab, bundle: &mut Bundle) -> Result<(), LabError> {
-    for node in nodes().into_iter().filter(|node| matches!(node, Node::Gateway(_) | Node::Client(_))) {
+    for node in
+        nodes(lab.hubs()).into_iter().filter(|node| matches!(node, Node::Gateway(_) | Node::Client(_)))
+    {
         let argv = words(["ip", "-4", "route", "show"]);
         let routes = lab.exec(&node.name(), &argv, LIMIT).await?.stdout;
         bundle.add(&format!("routing/{}.txt", node.name()), routes)?;

@@ -14,7 +14,7 @@ use crate::io::clients::{text, write};
 use crate::io::process;
 use crate::io::run::{Output, checked, run_command, tail, words};
 use crate::io::underlay::{exists, inside, nft};
-use crate::layout::{LabName, Node, SITES, node, nodes};
+use crate::layout::{Hubs, LabName, Node, SITES, node, nodes};
 use crate::state::{LabState, Phase, Process, Role};
 
 /// Where labs keep their state when nothing else is said.
@@ -127,6 +127,11 @@ impl Lab {
     /// The lab's state directory.
     pub fn dir(&self) -> PathBuf {
         self.lock().dir.clone()
+    }
+
+    /// How many hubs it has.
+    pub fn hubs(&self) -> Hubs {
+        self.lock().hubs
     }
 
     /// A program of the fabric.
@@ -269,14 +274,14 @@ impl Lab {
         if !self.running(&node, Role::Daemon) {
             let mut argv = vec![text(&self.bin(daemon)), "--root".into(), text(&self.node_dir(&node))];
             let state = self.lock().clone();
-            argv.extend(if node == Node::Hub { state.hub_args } else { state.leaf_args });
+            argv.extend(if node.hub_public().is_some() { state.hub_args } else { state.leaf_args });
             self.start_process(&node, Role::Daemon, &argv)?;
         }
         self.answers(&node).await
     }
 
     async fn answers(&self, node: &Node) -> Result<(), LabError> {
-        let socket = if *node == Node::Hub { "hub.sock" } else { "leaf.sock" };
+        let socket = if node.hub_public().is_some() { "hub.sock" } else { "leaf.sock" };
         let socket = self.node_dir(node).join("run/fabric").join(socket);
         let begin = Instant::now();
         while tokio::net::UnixStream::connect(&socket).await.is_err() {
@@ -326,7 +331,9 @@ impl Lab {
 
     async fn port(&self, node: &Node, change: &str) -> Result<(), LabError> {
         let Some(site) = node.site() else { return Err(LabError::UnknownNode(node.name())) };
-        let Some((port, _)) = crate::underlay::ports(site).into_iter().find(|(_, at)| at == node) else {
+        let Some((port, _)) =
+            crate::underlay::ports(site, self.hubs()).into_iter().find(|(_, at)| at == node)
+        else {
             return Err(LabError::UnknownNode(node.name()));
         };
         let gateway = self.namespace(&site.gateway_node());
@@ -348,7 +355,7 @@ impl Lab {
     /// What is there of the lab: namespaces and processes.
     pub fn status(&self) -> LabStatus {
         let state = self.lock();
-        let nodes = nodes()
+        let nodes = nodes(state.hubs)
             .iter()
             .map(|node| {
                 let namespace = state.name.namespace(node);

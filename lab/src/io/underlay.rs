@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::LabError;
 use crate::io::run::{checked, run, words};
-use crate::layout::{LabName, nodes};
+use crate::layout::{Hubs, LabName, nodes};
 use crate::underlay::{self, Setup};
 
 /// Longest time one of these programs may take.
@@ -56,9 +56,9 @@ pub fn exists(namespace: &str) -> bool {
 }
 
 /// Makes every namespace, link, address, route, setting and table of the underlay.
-pub async fn build(lab: &LabName) -> Result<(), LabError> {
-    checked(&words(["ip", "-batch", "-"]), Some(&underlay::namespaces(lab)), LIMIT).await?;
-    let (gateways, rest) = (underlay::gateways(lab), underlay::rest(lab));
+pub async fn build(lab: &LabName, hubs: Hubs) -> Result<(), LabError> {
+    checked(&words(["ip", "-batch", "-"]), Some(&underlay::namespaces(lab, hubs)), LIMIT).await?;
+    let (gateways, rest) = (underlay::gateways(lab, hubs), underlay::rest(hubs));
     // Settings come first: interfaces that are made later take the defaults of their namespace.
     each(gateways.iter().chain(&rest), |setup| settings(lab, setup)).await?;
     each(gateways.iter(), |setup| links(lab, setup)).await?;
@@ -124,5 +124,5 @@ pub async fn remove(namespaces: &[String]) -> Result<(), LabError> {
 
 /// The lab's namespaces that somebody else has already made.
 pub fn taken(lab: &LabName) -> Option<String> {
-    nodes().iter().map(|node| lab.namespace(node)).find(|namespace| exists(namespace))
+    nodes(Hubs::Two).iter().map(|node| lab.namespace(node)).find(|namespace| exists(namespace))
 }

@@ -12,9 +12,9 @@ use crate::io::clients::{self, private_dir, write};
 use crate::io::lab::{Lab, state_dir};
 use crate::io::run::{Running, words};
 use crate::io::underlay;
-use crate::layout::{Captures, HUB_PORT, HUB_PUBLIC, LabName, Node, SITES, Site, nodes};
+use crate::layout::{Captures, HUB_PORT, Hubs, LabName, Node, SITES, Site, nodes};
 use crate::report::{EnrollAnswer, FixRun, SiteReport, UpReport, dataplane_of, fix_of};
-use crate::state::{LabState, Phase};
+use crate::state::{LabState, Phase, Role};
 
 /// Longest time that an enrollment may take before the lab gives up on it.
 const ENROLL_LIMIT: Duration = Duration::from_secs(60);
@@ -40,6 +40,8 @@ pub struct UpOptions {
     pub underlay_only: bool,
     /// Leaves a lab whose building failed as it is, for looking into.
     pub keep_failed: bool,
+    /// How many hubs it has; one by default.
+    pub hubs: Hubs,
     /// Further words for `fabric-rr`.
     pub hub_args: Vec<String>,
     /// Further words for `fabric-leaf`, for example to choose the dataplane.
@@ -92,10 +94,11 @@ fn begin_lab(options: &UpOptions) -> Result<Lab, LabError> {
     Lab::create(LabState {
         name: options.name.clone(),
         phase: Phase::Building,
-        namespaces: nodes().iter().map(|node| options.name.namespace(node)).collect(),
+        namespaces: nodes(options.hubs).iter().map(|node| options.name.namespace(node)).collect(),
         processes: Vec::new(),
         dir,
         bin_dir,
+        hubs: options.hubs,
         hub_args: options.hub_args.clone(),
         leaf_args: options.leaf_args.clone(),
     })
@@ -107,7 +110,7 @@ fn beside_this_program() -> Result<PathBuf, LabError> {
 }
 
 async fn build(lab: &Lab, options: &UpOptions, begin: Instant) -> Result<UpReport, LabError> {
-    underlay::build(&options.name).await?;
+    underlay::build(&options.name, options.hubs).await?;
     clients::start(lab).await?;
     lab.set_phase(Phase::Underlay)?;
     let mut report = UpReport {
@@ -123,7 +126,10 @@ async fn build(lab: &Lab, options: &UpOptions, begin: Instant) -> Result<UpRepor
         return Ok(report);
     }
     let hub_begin = Instant::now();
-    start_hub(lab).await?;
+    start_hub(lab, &Node::Hub, None).await?;
+    if options.hubs == Hubs::Two {
+        join_hub(lab).await?;
+    }
     report.hub_ms = Some(millis(hub_begin));
     report.sites = enroll_all(lab).await?;
     lab.set_phase(Phase::Up)?;
@@ -132,16 +138,55 @@ async fn build(lab: &Lab, options: &UpOptions, begin: Instant) -> Result<UpRepor
     Ok(report)
 }
 
-async fn start_hub(lab: &Lab) -> Result<(), LabError> {
-    private_dir(&lab.node_dir(&Node::Hub))?;
-    let public = format!("{HUB_PUBLIC}:{HUB_PORT}");
+async fn start_hub(lab: &Lab, hub: &Node, join: Option<&str>) -> Result<(), LabError> {
+    private_dir(&lab.node_dir(hub))?;
+    let public = hub.hub_public().map(|public| format!("{public}:{HUB_PORT}")).unwrap_or_default();
     // Only the public endpoint: the leaf beside the hub goes through its provider and back, as the others do.
-    let args = ["hub", "init", "--endpoint", &public, "--no-start", "-o", "json"];
-    let output = lab.routerctl("hub", &args, None, LIMIT).await?;
+    let mut args = vec!["hub", "init", "--endpoint", &public, "--no-start", "-o", "json"];
+    if join.is_some() {
+        args.extend(["--join", "-"]);
+    }
+    let output = lab.routerctl(&hub.name(), &args, join, LIMIT).await?;
     if !output.ok() {
         return Err(LabError::Command { what: "routerctl hub init".into(), detail: output.detail() });
     }
-    lab.start_daemon("hub").await
+    lab.start_daemon(&hub.name()).await
+}
+
+/// The second hub joins by the first one's string, as a person would have it, and is waited for until both registries
+/// are one and the hubs have a session with each other.
+async fn join_hub(lab: &Lab) -> Result<(), LabError> {
+    let output = lab.routerctl("hub", &["hub", "invite", "-o", "json"], None, LIMIT).await?;
+    let answer: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
+    let Some(invite) = answer.get("invite").and_then(|invite| invite.as_str()) else {
+        // Not shown: it may hold the string.
+        let detail = "its answer has no invite".into();
+        return Err(LabError::Format { what: "routerctl hub invite".into(), detail });
+    };
+    write(&lab.dir().join("keys").join("invite-hub-2"), invite, 0o600)?;
+    start_hub(lab, &Node::Hub2, Some(&format!("{invite}\n"))).await?;
+    let end = Instant::now() + LIMIT;
+    loop {
+        let mut together = true;
+        for hub in Hubs::Two.nodes() {
+            together &= is_together(&status(lab, &hub.name()).await?);
+        }
+        if together {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            let detail =
+                format!("not in step with the first one: {}", lab.log_tail(&Node::Hub2, Role::Daemon));
+            return Err(LabError::Daemon { node: Node::Hub2.name(), detail });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whether a hub's status says that it is in step with another hub and has a session with it.
+fn is_together(status: &serde_json::Value) -> bool {
+    let other = &status["replication"]["hubs"][0]["state"];
+    other == "in-step" && status["bgp"]["established"].as_u64().is_some_and(|sessions| sessions > 0)
 }
 
 /// Asks the hub for one site's invite, and keeps it (mode 0600) for the secret scan of the evidence.

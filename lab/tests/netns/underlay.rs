@@ -1,7 +1,7 @@
 //! The networks under the fabric, on a real kernel, without the fabric. Needs root and the lab's programs.
 
 use crate::support::{Place, fails, ok, sh};
-use lab::layout::{Node, SITES, nodes};
+use lab::layout::{Hubs, Node, SITES, nodes};
 use lab::{Lab, LabError};
 
 const PING: &str = "ping -n -c 1 -W 2 -q";
@@ -107,7 +107,7 @@ async fn side_by_side_and_nothing_left() {
     let (first, second) = (Place::new("e"), Place::new("f"));
     let (one, two) = tokio::join!(Lab::up(first.options()), Lab::up(second.options()));
     let (one, _two) = (one.unwrap().0, two.unwrap().0);
-    assert_eq!(first.namespaces().len(), nodes().len());
+    assert_eq!(first.namespaces().len(), nodes(Hubs::One).len());
     assert!(matches!(Lab::up(first.options()).await, Err(LabError::AlreadyUp { .. })));
     assert!(one.status().nodes.iter().all(|node| node.present && node.processes.iter().all(|p| p.alive)));
     // A session that outlives its server's end, and a forgotten shell.
@@ -115,12 +115,12 @@ async fn side_by_side_and_nothing_left() {
     let mut forgotten = std::process::Command::new(&argv[0]).args(&argv[1..]).spawn().unwrap();
     let report = Lab::down(&first.name, Some(first.base.path())).await.unwrap();
     let _ = forgotten.wait();
-    assert_eq!(report.namespaces, nodes().len());
+    assert_eq!(report.namespaces, nodes(Hubs::One).len());
     assert_eq!((first.namespaces(), first.processes()), (vec![], vec![]));
     assert!(!first.base.path().exists(), "the state directory is still there");
     assert!(matches!(Lab::down(&first.name, Some(first.base.path())).await, Err(LabError::NotUp { .. })));
     // The other one does not notice.
-    assert_eq!(second.namespaces().len(), nodes().len());
+    assert_eq!(second.namespaces().len(), nodes(Hubs::One).len());
     Lab::down(&second.name, Some(second.base.path())).await.unwrap();
     assert_eq!((second.namespaces(), second.processes()), (vec![], vec![]));
     // Somebody else's namespace is in the way: nothing is made, nothing of theirs removed.
