@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    audit, bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent, leave,
-    leaves, matrix, reference, route, schema, status, validate,
+    audit, backup, bgp, claims, completions, enroll, evidence, federation, get, hub, invite, lab, lab_agent,
+    leave, leaves, matrix, reference, restore, route, schema, status, validate,
 };
 use crate::output::Format;
 
@@ -91,6 +91,10 @@ pub enum Verb {
     Route(route::RouteArgs),
     /// Emits and shows events
     Federation(federation::FederationArgs),
+    /// Writes everything of this node into one sealed file, while its daemon runs; or shows what such a file contains
+    Backup(backup::BackupArgs),
+    /// Makes a node out of a backup: the same hub on a new machine, and no leaf enrolls again
+    Restore(restore::RestoreArgs),
     /// Runs every directed pair of clients of a lab: ping, SSH, TCP, true source address
     Matrix(matrix::MatrixArgs),
     /// Writes a lab's evidence bundle, with manifest and search for secrets

@@ -106,8 +106,17 @@ impl Paths {
         self.state.join("federation.sqlite")
     }
 
-    /// Creates the state and run directories, readable by their owner alone.
+    /// Creates the state and run directories, readable by their owner alone. Refused while a restore is under way,
+    /// or where one was interrupted: nothing may start on half a node.
     pub fn create(&self) -> std::io::Result<()> {
+        let mark = self.state.join(enrollment::io::backup::RESTORING_FILE);
+        if mark.exists() {
+            let what = format!(
+                "{}: a restore was interrupted; run `routerctl restore FILE --force` again",
+                mark.display()
+            );
+            return Err(std::io::Error::other(what));
+        }
         use std::os::unix::fs::DirBuilderExt;
         for dir in [&self.state, &self.run] {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -13,6 +13,7 @@
 
 pub mod admit;
 pub mod approval;
+pub mod backup;
 pub mod challenge;
 pub mod claim;
 pub mod exchange;

@@ -96,6 +96,12 @@ impl State {
         self.generation = self.generation.max(generation);
     }
 
+    /// Numbers that a former life of this hub may have given out are not given out again.
+    pub fn leave_generations_out(&mut self, count: u64) {
+        self.generation = self.generation.saturating_add(count);
+        self.claim_generation = self.claim_generation.saturating_add(count);
+    }
+
     /// The leaf of a name.
     pub fn leaf(&self, name: &LeafName) -> Option<&Arc<Leaf>> {
         self.leaves.get(name)

@@ -281,7 +281,7 @@ async fn codes_of_trouble(seen: &mut BTreeSet<ReasonCode>) {
     let hub = Hub::start().await;
     let aws = join(&hub, "aws", &keys(1), &[]).await.unwrap();
     let invite = hub.invite(order("pve", &[])).await;
-    let other = rusqlite::Connection::open(hub.folder.path().join("registry.db")).unwrap();
+    let other = rusqlite::Connection::open(hub.folder.path().join("registry.sqlite")).unwrap();
     other.execute_batch("ALTER TABLE leaves RENAME TO hidden").unwrap();
     let before = hub.registry.snapshot();
     let refusal = client::enroll(&foyer(&hub, &invite), &invite, &keys(2), &[]).await.unwrap_err();
@@ -426,7 +426,7 @@ async fn a_restart_loses_nothing() {
     let text = open.encode();
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(&text["fabric1-".len()..]).unwrap();
     let (secret, private) = (&bytes[8..40], open.wireguard_private_key());
-    for file in ["registry.db", "registry.db-wal"] {
+    for file in ["registry.sqlite", "registry.sqlite-wal"] {
         let path = folder.path().join(file);
         let stored = std::fs::read(&path).unwrap();
         for hidden in [secret, private.as_slice(), text.as_bytes()] {
@@ -454,7 +454,7 @@ async fn a_bad_record_blocks_itself_alone() {
     let pve = join(&hub, "pve", &keys(2), &[ip("10.81.1.2")]).await.unwrap();
     let folder = hub.folder.clone();
     drop(hub);
-    let db = rusqlite::Connection::open(folder.path().join("registry.db")).unwrap();
+    let db = rusqlite::Connection::open(folder.path().join("registry.sqlite")).unwrap();
     db.execute("UPDATE leaves SET record = '{\"name\":' WHERE name = 'aws'", []).unwrap();
     db.execute("INSERT INTO invites (id, mac_key, record) VALUES ('zz', x'00', '{}')", []).unwrap();
     db.execute("INSERT INTO claims (address, leaf, generation, since) VALUES ('10.1', 'pve', 1, 1)", [])

@@ -45,7 +45,7 @@ async fn start(folder: &Path, keys: Arc<NodeKeys>, port: u16, joined: Option<&Jo
     let overlay = listen(settings.overlay, port).await;
     settings.api_port = overlay.local_addr().unwrap().port();
     let (port, foyer_hub) = (settings.api_port, settings.foyer_hub);
-    let registry = Registry::open(&folder.join("registry.db"), settings, keys.clone()).await.unwrap();
+    let registry = Registry::open(&folder.join("registry.sqlite"), settings, keys.clone()).await.unwrap();
     let limits = Limits { per_source_burst: 10_000, ..Limits::default() };
     let leaves = Service::new(registry.clone(), keys.clone(), limits, applied_at_once());
     let hubs = HubService::new(registry.clone(), keys.clone(), applied_at_once());

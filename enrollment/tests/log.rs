@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use std::path::PathBuf;
 
 fn database(hub: &Hub) -> PathBuf {
-    hub.folder.path().join("registry.db")
+    hub.folder.path().join("registry.sqlite")
 }
 
 /// A hub with a few decisions behind it: two leaves, a claim, a revocation.

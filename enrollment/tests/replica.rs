@@ -148,7 +148,7 @@ async fn a_restored_hub_is_mended_or_named() {
     let (first, second) = two_hubs().await;
     pull(&second, &first).await.unwrap();
     let copy = tempfile::tempdir().unwrap();
-    for file in ["registry.db", "registry.db-wal", "signing.key", "wireguard.key"] {
+    for file in ["registry.sqlite", "registry.sqlite-wal", "signing.key", "wireguard.key"] {
         if first.folder.path().join(file).exists() {
             std::fs::copy(first.folder.path().join(file), copy.path().join(file)).unwrap();
         }

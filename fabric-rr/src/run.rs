@@ -20,6 +20,7 @@ use enrollment::exchange::JoinAnswer;
 use enrollment::io::follow::Replication;
 use enrollment::io::hub_http::{self, HubService};
 use enrollment::io::keys::NodeKeys;
+use enrollment::io::restored;
 use enrollment::io::store::Registry;
 use enrollment::policy::HubSettings;
 use enrollment::registry::Admissions;
@@ -37,6 +38,8 @@ const PATH_BETWEEN_HUBS: u16 = 1500;
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer waits for the kernel to have what was decided.
 const APPLY_LIMIT: Duration = Duration::from_secs(1);
+/// How long a restored hub waits for the other one before it serves leaves.
+const HEAR_LIMIT: Duration = Duration::from_secs(60);
 /// How long after a rotation the hub changes the leaf's tunnel.
 const SWITCH_AFTER: Duration = Duration::from_millis(30);
 
@@ -229,6 +232,11 @@ async fn serve_enrollment(
     );
     service.tell_rejected(rejected_hook(asked));
     let hubs = HubService::new(opened.registry.clone(), opened.keys.clone(), applied_hook(applied.clone()));
+    let replication = Replication::start(opened.registry.clone(), opened.keys.clone());
+    if let Some(state) = &opened.hears_first {
+        hear(&replication).await;
+        restored::forget(state).map_err(start_error)?;
+    }
     let router = enrollment::io::http::router(service).merge(hub_http::router(hubs));
     for address in [opened.settings.overlay, opened.settings.foyer_hub] {
         let at = SocketAddr::from((address, opened.settings.api_port));
@@ -239,11 +247,28 @@ async fn serve_enrollment(
     }
     Ok(Enrolled {
         settings: opened.settings,
-        replication: Replication::start(opened.registry.clone(), opened.keys),
+        replication,
         registry: opened.registry,
         dataplane: opened.dataplane,
         applied,
     })
+}
+
+/// A restored hub takes back what it decided after its backup before it decides anything: else its log would go on
+/// from an old place, and the other hub would have to call it forked.
+async fn hear(replication: &Replication) {
+    let heard = async {
+        while !replication.views().iter().all(|view| view.state == "in-step")
+            || replication.views().is_empty()
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if tokio::time::timeout(HEAR_LIMIT, heard).await.is_err() {
+        tracing::warn!(
+            "restored, and the other hub does not say what was decided since: serving all the same"
+        );
+    }
 }
 
 fn wireguard_mtu(admissions: &Admissions) -> u16 {
@@ -284,6 +309,8 @@ fn underlay_hook(dataplane: Dataplane) -> enrollment::io::http::Underlay {
 }
 
 struct Opened {
+    /// This hub was restored, and the other one knows what it decided after the backup.
+    hears_first: Option<PathBuf>,
     settings: HubSettings,
     keys: Arc<NodeKeys>,
     registry: Registry,
@@ -331,8 +358,10 @@ async fn open_enrollment(
     }
     let registry =
         Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
+    let settled = restored::settle(&registry, &paths.state).await.map_err(start_error)?;
+    let hears_first = settled.filter(|s| s.ask_the_other_hub).map(|_| paths.state.clone());
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
-    Ok(Opened { settings, keys, registry, dataplane, private_key, port })
+    Ok(Opened { hears_first, settings, keys, registry, dataplane, private_key, port })
 }
 
 fn there(config: &config::Hub) -> Result<&Enrollment, RunError> {

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::Answer;
 
 pub mod audit;
+pub mod backup;
 pub mod bgp;
 pub mod claims;
 pub mod completions;
@@ -22,6 +23,7 @@ pub mod leave;
 pub mod leaves;
 pub mod matrix;
 pub mod reference;
+pub mod restore;
 pub mod route;
 pub mod schema;
 pub mod status;
@@ -45,6 +47,8 @@ pub async fn run(context: &Context, verb: Verb) -> Result<Answer, Failure> {
         Verb::Bgp(args) => bgp::run(context, args).await,
         Verb::Route(args) => route::run(context, args).await,
         Verb::Federation(args) => federation::run(context, args).await,
+        Verb::Backup(args) => backup::run(context, args),
+        Verb::Restore(args) => restore::run(context, args).await,
         Verb::Matrix(args) => matrix::run(context, args).await,
         Verb::Evidence(args) => evidence::run(context, args).await,
         Verb::Lab(args) => lab::run(context, args).await,

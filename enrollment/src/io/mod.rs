@@ -1,5 +1,6 @@
 //! Everything that touches the outside: SQLite, HTTP, key and state files, the clock.
 
+pub mod backup;
 mod batch;
 pub mod client;
 pub mod follow;
@@ -11,5 +12,7 @@ pub mod listener;
 pub mod log_store;
 pub mod private_file;
 pub mod replica;
+pub mod restore;
+pub mod restored;
 pub mod schema;
 pub mod store;

@@ -132,7 +132,7 @@ impl Hub {
         let clock = Arc::new(AtomicU64::new(NOW));
         let reading = clock.clone();
         let reading: Clock = Arc::new(move || reading.load(Ordering::SeqCst));
-        let path = folder.path().join("registry.db");
+        let path = folder.path().join("registry.sqlite");
         let registry = Registry::open_with_clock(&path, settings, keys.clone(), reading).await.unwrap();
         let service = Service::new(registry.clone(), keys.clone(), limits, applied);
         let serving = tokio::spawn(enrollment::io::listener::serve(listener, service.clone()));
