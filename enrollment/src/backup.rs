@@ -298,11 +298,10 @@ pub fn decode(octets: &[u8], passphrase: Option<&[u8]>) -> Result<Archive, Backu
         None if header.digest.as_deref() == Some(&hex(&sha256(&body))) => {}
         None => return Err(BackupError::Altered("its digest is another one".into())),
     }
-    let (manifest, contents) = split(&body)?;
-    Ok(Archive { header, manifest, contents })
+    split(header, &body)
 }
 
-fn split(body: &[u8]) -> Result<(Manifest, Vec<Zeroizing<Vec<u8>>>), BackupError> {
+fn split(header: Header, body: &[u8]) -> Result<Archive, BackupError> {
     let short = || BackupError::Altered("it ends too early".into());
     let (length, rest) = body.split_first_chunk::<4>().ok_or_else(short)?;
     let (manifest, mut rest) =
@@ -323,7 +322,7 @@ fn split(body: &[u8]) -> Result<(Manifest, Vec<Zeroizing<Vec<u8>>>), BackupError
     if !rest.is_empty() {
         return Err(BackupError::Altered("something follows the last file".into()));
     }
-    Ok((manifest, contents))
+    Ok(Archive { header, manifest, contents })
 }
 
 #[cfg(test)]
