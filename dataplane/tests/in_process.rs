@@ -59,6 +59,28 @@ fn spoofed_inner_source_is_dropped_and_counted() {
     assert!(!ping(&lab, "ca", CLIENT_B), "without a route nothing is wrapped");
 }
 
+/// The overlay goes through the second WireGuard, both ways, with a dead hub behind the first, and back.
+#[test]
+fn the_second_wireguard_carries() {
+    let (lab, _hub, mut a, _b) = fabric(1500);
+    let passes = || {
+        eventually("ping", Duration::from_secs(8), || ping(&lab, "ca", CLIENT_B));
+        assert_eq!(exchange(&lab, "ca", "cb", CLIENT_B, 1 << 18), addr(CLIENT_A));
+        assert_eq!(exchange(&lab, "cb", "ca", CLIENT_A, 1 << 18), addr(CLIENT_B));
+    };
+    passes();
+    let wish = leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]);
+    for _ in 0..2 {
+        let report = a.wish(&by_second(&wish));
+        assert!(report.converged, "{:?}", report.last_error);
+        passes();
+        assert_eq!(a.report().peers.len(), 2);
+        a.wish(&wish);
+        passes();
+        assert_eq!(a.report().peers.len(), 1);
+    }
+}
+
 /// From the foyer only TCP to the enrollment API gets anywhere; then the same leaf runs with its own key and address,
 /// and the first packet after the change is answered at once.
 #[test]

@@ -48,6 +48,26 @@ fn kernel_everywhere() {
     }
 }
 
+/// The overlay goes through the second WireGuard, both ways, with a dead hub behind the first; and nothing is left.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn the_second_wireguard_carries() {
+    let (lab, _hub, mut a, _b) = fabric(1500, [Choice::Kernel; 3]);
+    passes(&lab);
+    let wish = leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]);
+    let report = a.wish(&by_second(&wish));
+    assert!(report.converged, "{:?}", report.last_error);
+    passes(&lab);
+    assert!(lab.ok("a", "ip route get 10.255.0.3 | grep -q fab-wg1"));
+    assert_eq!(a.report().peers.len(), 2);
+    a.wish(&wish);
+    passes(&lab);
+    assert!(!lab.ok("a", "ip link show fab-wg1"));
+    a.wish(&by_second(&wish));
+    a.remove();
+    assert_eq!(traces(&lab, "a"), "");
+}
+
 /// Kernel and in-process nodes speak with each other, whichever of the three is which.
 #[test]
 #[ignore = "needs a kernel with WireGuard and ipip"]

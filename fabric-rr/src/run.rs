@@ -493,7 +493,9 @@ impl Derive {
     /// Leaves and the other hub, as the registry has them.
     async fn tell_speaker(&self, now: &Admissions) {
         let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
-        self.speaker.set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering)).await;
+        self.speaker
+            .set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering))
+            .await;
         let mut peers = dynamic_peers(&self.config, &self.options, Some(now));
         peers.extend(peering.dialling);
         self.speaker.set_dynamic_peers(peers).await;

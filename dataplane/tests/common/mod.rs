@@ -267,6 +267,22 @@ pub fn leaf_wish(n: u8, path_mtu: u16, remote: &[(&str, u8)]) -> Wished {
     }
 }
 
+/// The same leaf with the hub behind its second WireGuard, which carries the overlay, and one that is dead behind the
+/// first.
+pub fn by_second(leaf: &Wished) -> Wished {
+    let mut leaf = leaf.clone();
+    let first = leaf.wireguard.as_mut().expect("a leaf has WireGuard");
+    let dead = WireguardPeer {
+        endpoint: Some("198.51.100.99:51820".parse().unwrap()),
+        allowed_ips: [net("10.255.0.0/20")].into(),
+        keepalive_secs: 25,
+    };
+    let peers = std::mem::replace(&mut first.peers, [(key(8).public(), dead)].into());
+    leaf.second = Some(Wireguard { peers, addresses: Default::default(), listen_port: 0, ..first.clone() });
+    leaf.routes.insert(net("10.255.0.0/20"), Target::SecondWireguard);
+    leaf
+}
+
 /// One ping; whether it was answered.
 pub fn ping(lab: &Lab, from: &str, to: &str) -> bool {
     lab.ok(from, &format!("ping -c1 -W1 {to}"))
