@@ -53,11 +53,22 @@ fn the_corpora_are_small() {
     assert!(sum < 1 << 20, "{sum} octets");
 }
 
-/// The speaker's target compares something: its seeds bring peers up that are owed routes.
+/// The speaker's target compares something: its seeds bring peers up that are owed routes, with every capability.
 #[test]
 fn the_comparison_at_the_end_sees_routes() {
-    let compared: Vec<usize> = fuzzing::speaker::seeds().iter().map(|s| fuzzing::speaker::play(s)).collect();
-    assert!(compared.iter().filter(|n| **n > 0).count() >= 3, "{compared:?}");
+    let played: Vec<_> = fuzzing::speaker::seeds().iter().map(|s| fuzzing::speaker::play(s)).collect();
+    assert!(played.iter().filter(|(n, _)| *n > 0).count() >= 6, "{played:?}");
+    let capabilities = [
+        "add-path-receive",
+        "add-path-send",
+        "enhanced-route-refresh",
+        "extended-message",
+        "graceful-restart",
+        "long-lived-graceful-restart",
+    ];
+    for what in capabilities.into_iter().chain(["stale", "long-lived-stale", "identifiers", "marks"]) {
+        assert!(played.iter().any(|(_, seen)| seen.contains(what)), "no {what} in {played:#?}");
+    }
 }
 
 proptest! {
@@ -77,7 +88,7 @@ proptest! {
     #[test]
     fn any_happenings_leave_everybody_with_what_is_owed(
         flavour: u8,
-        happenings in proptest::collection::vec((0..16u8, 0..12u8, proptest::collection::vec(any::<u8>(), 0..8)), 0..60),
+        happenings in proptest::collection::vec((0..32u8, 0..12u8, proptest::collection::vec(any::<u8>(), 0..8)), 0..60),
     ) {
         let mut input = vec![flavour];
         for (what, who, more) in happenings {

@@ -5,11 +5,11 @@ use std::net::Ipv4Addr;
 
 use bgp::attributes::{Attributes, Own, Read, Walk, mp_reach, mp_unreach};
 use bgp::malformed::Section;
-use bgp::message::{HEADER_LEN, Kind, Notification, Open, Refresh, Update, frame, next_prefix};
+use bgp::message::{HEADER_LEN, Kind, Notification, Open, Refresh, Update, frame, next_path, next_prefix};
 use bgp::policy::RejectReason;
 use bgp::types::{Family, RouterId};
 
-use crate::wire::{announce, body, nlri, open_for, p, usual};
+use crate::wire::{Offer, announce, body, nlri, nlri_of, open_for, open_of, p, section, usual};
 
 const OWN: u32 = 0x0a00_0001;
 
@@ -73,6 +73,11 @@ fn update(body: &[u8]) -> Result<(), Notification> {
     while next_prefix::<u32>(&mut field)?.is_some() {}
     let mut field = update.nlri;
     while next_prefix::<u32>(&mut field)?.is_some() {}
+    // As with ADD-PATH, where the same octets mean others.
+    let mut field = update.nlri;
+    while let Ok(Some((_, len, _))) = next_path::<u32>(&mut field) {
+        assert!(len <= 32);
+    }
     let section = Section::read(update.attributes)?;
     assert!(section.rest.len() <= update.attributes.len(), "nothing is added");
     assert!(section.discarded <= update.attributes.len() as u64 / 3, "at most one for every header");
@@ -143,10 +148,23 @@ pub fn seeds() -> Vec<Vec<u8>> {
     Notification::cease_with_text(2, "maintenance").encode(&mut last);
     let mut again = Vec::new();
     Refresh::Request.encode(Family::Ipv4, &mut again);
-    let whole = [open_for(hop, true, [true; 2]), four, rich, announce(&six, &[]), withdrawn, last, again];
+    let everything = open_of(hop, &Offer::everything());
+    let paths = nlri_of(&[(p("10.80.0.1/32"), Some(1)), (p("10.80.0.1/32"), Some(2))]);
+    let paths = crate::wire::update(&body(&[], &section(&usual(hop, 100)), &paths));
+    let whole = [
+        open_for(hop, true, [true; 2]),
+        four,
+        rich,
+        announce(&six, &[]),
+        withdrawn,
+        last,
+        again,
+        everything,
+        paths,
+    ];
     // As a stream, and the body alone for each kind.
     let mut seeds: Vec<Vec<u8>> = whole.iter().map(|m| [&[1][..], m].concat()).collect();
-    for (message, kind) in whole.iter().zip([0u8, 1, 1, 1, 1, 2, 3]) {
+    for (message, kind) in whole.iter().zip([0u8, 1, 1, 1, 1, 2, 3, 0, 1]) {
         seeds.push([&[kind << 1][..], &message[HEADER_LEN..]].concat());
     }
     seeds

@@ -1,10 +1,10 @@
 //! The session machine: any messages, stops and times in any order.
 
 use bgp::message::{HEADER_LEN, Kind, Notification, Open, frame};
-use bgp::session::{End, Event, Millis, Session, State};
+use bgp::session::{End, Event, Millis, Negotiated, Session, State};
 
 use super::Input;
-use crate::wire::{ASN, open_for};
+use crate::wire::{ASN, Offer, open_of};
 
 /// One input: a list of events.
 pub fn run(input: &[u8]) {
@@ -28,6 +28,7 @@ pub fn run(input: &[u8]) {
             assert_eq!(session.deadline(), Millis::MAX);
         } else if let Some(n) = session.negotiated() {
             assert!(n.hold_secs == 0 || n.hold_secs >= 3, "RFC 4271 section 4.2");
+            agreed(n);
             assert!(session.deadline() == Millis::MAX || session.deadline() <= now + 65_535_000);
         }
     }
@@ -43,8 +44,24 @@ pub fn run(input: &[u8]) {
 }
 
 fn ours() -> Open {
-    let octets = open_for([10, 255, 0, 1].into(), true, [true; 2]);
+    let octets = open_of([10, 255, 0, 1].into(), &Offer::everything());
     Open::decode(&octets[HEADER_LEN..]).expect("an OPEN")
+}
+
+/// Nothing holds that one end alone has offered, and nothing for a family that is not spoken.
+fn agreed(n: &Negotiated) {
+    let (ours, theirs) = (ours(), &n.peer);
+    assert!(n.extended <= theirs.extended && n.enhanced_refresh <= theirs.enhanced_refresh);
+    assert_eq!(n.graceful_restart, theirs.graceful_restart);
+    assert!(n.long_lived.is_none() || n.graceful_restart.is_some(), "RFC 9494 stands on RFC 4724");
+    for i in 0..2 {
+        assert!(n.families[i] <= theirs.families[i]);
+        let (add_path, offered) = (n.add_path[i], theirs.add_path[i]);
+        assert!(add_path.receive <= (n.families[i] && offered.send));
+        assert!(add_path.send <= (n.families[i] && offered.receive));
+        let most = ours.long_lived.map_or(0, |l| if n.families[i] { l[i].stale_secs } else { 0 });
+        assert!(n.long_lived.is_none_or(|l| l[i].stale_secs <= most));
+    }
 }
 
 /// Plays one event; returns whether the session ended by it.
@@ -53,7 +70,13 @@ fn event(session: &mut Session, input: &mut Input<'_>, now: &mut Millis, out: &m
     let mut body = Vec::new();
     let event = match what % 10 {
         0 => {
-            let theirs = open_for([10, 255, 0, 2].into(), what & 16 != 0, [what & 32 == 0, what & 64 == 0]);
+            let (extended, families) = (what & 16 != 0, [what & 32 == 0, what & 64 == 0]);
+            let offer = if what & 128 != 0 {
+                input.offer()
+            } else {
+                Offer { extended, families, ..Offer::default() }
+            };
+            let theirs = open_of([10, 255, 0, 2].into(), &offer);
             body.extend_from_slice(&theirs[HEADER_LEN..]);
             session.message(Kind::Open, &body, *now, out)
         }
@@ -88,6 +111,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [&up[..], &[3, 0xff, 0xff]].concat(),
         [&[0u8, 5][..], &[4, 1]].concat(),
         vec![16, 1, 2, 4],
+        // Everything offered, and a part: ADD-PATH one way, graceful restart for one family alone.
+        [&[130, 0x40, 0x33, 0x5f, 0x5f, 1, 2][..], &[9, 4, 0, 1, 1, 1, 9, 4, 0, 1, 2, 1, 4]].concat(),
+        vec![130, 0x82, 0x21, 0x47, 0x43, 1, 2, 4],
     ]
     .into()
 }

@@ -10,21 +10,42 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bgp::egress::SLICES;
-use bgp::message::{KEEPALIVE, put};
+use bgp::message::{HEADER_LEN, KEEPALIVE, Kind, Open, frame, put, put_end_of_rib};
 use bgp::policy::{Admission, ImportPolicy};
 use bgp::session::Millis;
-use bgp::settings::{DynamicPeers, Neighbor, Originated, Restarting, SpeakerConfig};
-use bgp::speaker::{Action, ConnId, Direction, Speaker};
-use bgp::types::Prefix;
-use bgp::view::{PeerView, RouteQuery};
+use bgp::settings::{
+    AddPathOptions, DynamicPeers, Neighbor, Originated, PeerOptions, Restarting, SpeakerConfig,
+};
+use bgp::speaker::{Action, ConnId, Cursor, Direction, Listing, Speaker};
+use bgp::types::{Family, Prefix};
+use bgp::view::{PeerView, RouteQuery, RouteView};
 
 use super::Input;
-use crate::wire::{ASN, Attr, Heard, body, nlri, open_for, section, update, usual};
+use crate::wire::{ASN, Attr, Heard, Offer, body, nlri_of, open_of, section, update, usual};
 
 struct Conn {
     id: ConnId,
     address: IpAddr,
     heard: Heard,
+    /// What it has sent until its first message was whole: that alone can be its OPEN.
+    first: Vec<u8>,
+}
+
+impl Conn {
+    fn new(id: ConnId, address: IpAddr) -> Conn {
+        Conn { id, address, heard: Heard::default(), first: Vec::new() }
+    }
+
+    /// Takes note of the OPEN among what it sends, if that is what it begins with.
+    fn sends(&mut self, octets: &[u8]) {
+        if self.heard.said.is_some() || matches!(frame(&self.first, false), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        self.first.extend_from_slice(octets);
+        if let Ok(Some((Kind::Open, whole))) = frame(&self.first, false) {
+            self.heard.said = Open::decode(&self.first[HEADER_LEN..whole]).ok();
+        }
+    }
 }
 
 struct World {
@@ -34,6 +55,8 @@ struct World {
     /// What the enrolled may send, as set last.
     admitted: HashMap<IpAddr, Arc<ImportPolicy>>,
     received: usize,
+    /// What of ADD-PATH clients, and what all others, are offered.
+    add_path: [AddPathOptions; 2],
 }
 
 /// One input: a list of happenings.
@@ -41,8 +64,8 @@ pub fn run(input: &[u8]) {
     play(input);
 }
 
-/// The same; returns how many routes were held and compared at the end.
-pub fn play(input: &[u8]) -> usize {
+/// The same; returns how many routes were held and compared at the end, and what there was besides.
+pub fn play(input: &[u8]) -> (usize, BTreeSet<String>) {
     let mut input = Input(input);
     let mut world = World::new(input.octet());
     for _ in 0..400 {
@@ -52,7 +75,7 @@ pub fn play(input: &[u8]) -> usize {
         world.happening(&mut input);
         world.actions(input.0.first().is_some_and(|b| b & 1 == 1));
     }
-    world.judge()
+    (world.judge(), world.seen())
 }
 
 fn address(n: u8) -> IpAddr {
@@ -79,9 +102,14 @@ fn route(n: u8) -> Prefix {
     }
 }
 
-fn group(name: &str, net: &str, client: bool, limit: usize, admission: Admission) -> DynamicPeers {
+fn group(
+    (name, net, client): (&str, &str, bool),
+    limit: usize,
+    admission: Admission,
+    add_path: AddPathOptions,
+) -> DynamicPeers {
     DynamicPeers {
-        options: Default::default(),
+        options: PeerOptions { add_path, ..PeerOptions::default() },
         name: name.into(),
         source_prefixes: vec![net.parse().expect("a prefix")],
         remote_asn: ASN,
@@ -101,8 +129,13 @@ impl World {
         config.hold_time_secs = if flavour & 8 == 8 { 0 } else { 9 };
         config.restarting = (flavour & 16 == 16)
             .then(|| Restarting { expected: (0..3).map(address).collect(), deferral_secs: 20 });
+        config.long_lived_stale_secs = if flavour & 64 == 64 { 40 } else { 0 };
+        let receive = flavour & 128 == 128;
+        let add_path =
+            [AddPathOptions::ALL, 2].map(|n| AddPathOptions { receive, send: if receive { n } else { 0 } });
         let speaker = Speaker::new(config, u64::from(flavour), 0);
-        let mut world = World { speaker, now: 0, conns: Vec::new(), admitted: HashMap::new(), received: 0 };
+        let (conns, admitted) = (Vec::new(), HashMap::new());
+        let mut world = World { speaker, now: 0, conns, admitted, received: 0, add_path };
         world.admit(0xffff, flavour & 32 == 32);
         world
     }
@@ -133,35 +166,36 @@ impl World {
             Admission::Enrolled(Arc::new(self.admitted.clone()))
         };
         let groups = vec![
-            group("clients", "10.255.0.0/24", true, 1 + usize::from(mask & 7), admission),
-            group("others", "10.255.1.0/24", false, 3, Admission::Open),
+            group(("clients", "10.255.0.0/24", true), 1 + usize::from(mask & 7), admission, self.add_path[0]),
+            group(("others", "10.255.1.0/24", false), 3, Admission::Open, self.add_path[1]),
         ];
         self.speaker.set_dynamic_peers(groups, self.now);
     }
 
     fn happening(&mut self, input: &mut Input<'_>) {
         let (what, who) = (input.octet(), input.octet());
+        // Half of all have a second form, so that what is kept of old runs still means the same.
+        let second = what & 16 == 16;
         match what % 16 {
             0 => self.connect(address(who), Direction::In),
             1 => {
-                let open = open_for(v4(address(who % 8)), who & 16 == 0, [who & 32 == 0, who & 64 == 0]);
-                self.send(who, &open);
+                let (extended, families) = (who & 16 == 0, [who & 32 == 0, who & 64 == 0]);
+                let offer =
+                    if second { input.offer() } else { Offer { extended, families, ..Offer::default() } };
+                self.send(who, &open_of(v4(address(who % 8)), &offer));
                 self.send(who, &KEEPALIVE);
             }
             2 => {
                 let octets = input.octets(usize::from(what));
                 self.send(who, octets);
             }
-            3 | 4 => self.announce(who, input),
-            5 => {
-                let withdrawn: Vec<Prefix> = input
-                    .octets(4)
-                    .iter()
-                    .map(|n| route(*n))
-                    .filter(|p| matches!(p, Prefix::V4(_)))
-                    .collect();
-                self.send(who, &update(&body(&nlri(&withdrawn), &[], &[])));
+            3 | 4 => self.announce(who, input, second),
+            5 if second => {
+                let mut end = Vec::new();
+                put_end_of_rib(Family::ALL[usize::from(input.octet() & 1)], &mut end);
+                self.send(who, &end);
             }
+            5 => self.withdraw(who, input),
             6 => {
                 let kind = input.octet() % 7;
                 let mut message = Vec::new();
@@ -171,7 +205,7 @@ impl World {
             }
             7 => self.refresh(who, input),
             8 | 9 => {
-                self.now += u64::from(input.short()) * if what & 16 == 0 { 1 } else { 100 };
+                self.now += u64::from(input.short()) * if second { 100 } else { 1 };
                 self.tick();
             }
             10 => self.lose(who),
@@ -190,7 +224,7 @@ impl World {
 
     fn connect(&mut self, address: IpAddr, direction: Direction) {
         match self.speaker.connected(address, direction, self.now) {
-            Ok(id) => self.conns.push(Conn { id, address, heard: Heard::default() }),
+            Ok(id) => self.conns.push(Conn::new(id, address)),
             Err(refusal) => {
                 let mut heard = Heard::default();
                 heard.hear(&refusal);
@@ -206,11 +240,39 @@ impl World {
     fn send(&mut self, who: u8, octets: &[u8]) {
         if let Some(i) = self.pick(who) {
             self.received += octets.len();
+            self.conns[i].sends(octets);
             self.speaker.received(self.conns[i].id, octets, self.now);
         }
     }
 
-    fn announce(&mut self, who: u8, input: &mut Input<'_>) {
+    /// Routes by number, with a path identifier where the session has them that way.
+    fn routes_of(&self, i: usize, numbers: &[u8]) -> [Vec<(Prefix, Option<u32>)>; 2] {
+        let sends = |f: usize| {
+            let said = self.conns[i].heard.said.as_ref();
+            said.is_some_and(|o| o.families[f] && o.add_path[f].send) && self.add_path[0].receive
+        };
+        let ids = [sends(0), sends(1)];
+        let mut all = [Vec::new(), Vec::new()];
+        for n in numbers {
+            let prefix = route(*n);
+            let f = prefix.family().index();
+            all[f].push((prefix, ids[f].then_some(u32::from(n >> 5))));
+        }
+        all
+    }
+
+    fn withdraw(&mut self, who: u8, input: &mut Input<'_>) {
+        let Some(i) = self.pick(who) else { return };
+        let [four, six] = self.routes_of(i, input.octets(4));
+        let gone = if six.is_empty() {
+            Vec::new()
+        } else {
+            section(&[(0x80, 15, [&[0, 2, 1][..], &nlri_of(&six)].concat())])
+        };
+        self.send(who, &update(&body(&nlri_of(&four), &gone, &[])));
+    }
+
+    fn announce(&mut self, who: u8, input: &mut Input<'_>, marked: bool) {
         let Some(i) = self.pick(who) else { return };
         let (pref, extra, hop) = (input.octet(), input.octet(), input.octet());
         let next_hop = if hop & 7 == 0 { address(hop >> 3) } else { self.conns[i].address };
@@ -225,16 +287,20 @@ impl World {
             let (flags, code, len) = (input.octet(), input.octet(), usize::from(input.octet()));
             all.push((flags & 0xef, code, input.octets(len).to_vec()));
         }
+        if marked {
+            // LLGR_STALE, NO_LLGR (RFC 9494), or both.
+            let which: &[[u8; 4]] = &[[0xff, 0xff, 0, 6], [0xff, 0xff, 0, 7]];
+            let which = [&which[..1], &which[1..], which][usize::from(input.octet() % 3)];
+            all.push((0xc0, 8, which.concat()));
+        }
         let count = usize::from(extra >> 5) + 1;
-        let prefixes: Vec<Prefix> = input.octets(count).iter().map(|n| route(*n)).collect();
-        let (four, six): (Vec<Prefix>, Vec<Prefix>) =
-            prefixes.into_iter().partition(|p| matches!(p, Prefix::V4(_)));
+        let [four, six] = self.routes_of(i, input.octets(count));
         if !six.is_empty() {
             let hop = v4(next_hop).to_ipv6_mapped().octets();
-            let reach: Attr = (0x80, 14, [&[0, 2, 1, 16][..], &hop, &[0], &nlri(&six)].concat());
+            let reach: Attr = (0x80, 14, [&[0, 2, 1, 16][..], &hop, &[0], &nlri_of(&six)].concat());
             all.insert(0, reach);
         }
-        self.send(who, &update(&body(&[], &section(&all), &nlri(&four))));
+        self.send(who, &update(&body(&[], &section(&all), &nlri_of(&four))));
     }
 
     fn refresh(&mut self, who: u8, input: &mut Input<'_>) {
@@ -262,10 +328,12 @@ impl World {
     }
 
     fn neighbors(&mut self, who: u8) {
+        let add_path = self.add_path[1];
         let one = |n: u8| {
             let mut neighbor = Neighbor::new(format!("n{n}"), IpAddr::from([10, 255, 9, n]), ASN);
             neighbor.route_reflector_client = who & 16 == 16;
             neighbor.fail_static_secs = if who & 8 == 8 { 100 } else { 0 };
+            neighbor.options.add_path = add_path;
             neighbor
         };
         self.speaker.set_neighbors((0..3).filter(|n| who >> n & 1 == 1).map(one).collect(), self.now);
@@ -337,28 +405,109 @@ impl World {
         self.speaker.trim_log();
         assert_eq!(self.speaker.summary(self.now).log_bytes, 0, "all has been sent");
         let peers = self.speaker.peers(self.now);
-        let best = self.speaker.routes(&RouteQuery { best_only: true, ..RouteQuery::default() });
-        for conn in &self.conns {
-            let of_peer = self.conns.iter().filter(|c| c.address == conn.address).count();
-            let Some(view) = peers.iter().find(|v| v.address == conn.address) else { continue };
+        let routes = self.speaker.routes(&RouteQuery::default());
+        for i in 0..self.conns.len() {
+            let address = self.conns[i].address;
+            let of_peer = self.conns.iter().filter(|c| c.address == address).count();
+            let Some(view) = peers.iter().find(|v| v.address == address) else { continue };
             if of_peer > 1 || view.state != "Established" {
                 continue;
             }
-            let speaks = |p: &Prefix| {
-                let name = if matches!(p, Prefix::V4(_)) { "ipv4-unicast" } else { "ipv6-unicast" };
-                view.capabilities.iter().any(|c| c == name)
-            };
-            let owed: BTreeSet<Prefix> = best
-                .iter()
-                .filter(|r| owes(&peers, view, r.peer_address) && speaks(&r.prefix))
-                .map(|r| r.prefix)
-                .collect();
-            let told: BTreeSet<Prefix> = conn.heard.told.keys().copied().collect();
-            assert_eq!(told, owed, "what {} holds and what it is owed", conn.address);
-            compared += told.len();
+            compared += self.told_what_is_owed(&self.conns[i], view, &peers, &routes);
+            self.told_what_is_listed(i, view);
         }
         self.only_what_is_admitted();
         compared
+    }
+
+    /// Each family by itself: the best path of each prefix, or with path identifiers as many as are sent.
+    fn told_what_is_owed(
+        &self,
+        conn: &Conn,
+        view: &PeerView,
+        peers: &[PeerView],
+        routes: &[RouteView],
+    ) -> usize {
+        let can = |what: &str| view.capabilities.iter().any(|c| c == what);
+        let knows = can("long-lived-graceful-restart");
+        let mut compared = 0;
+        for family in Family::ALL {
+            let name = if family == Family::Ipv4 { "ipv4-unicast" } else { "ipv6-unicast" };
+            let owed = || {
+                routes.iter().filter(|r| {
+                    r.prefix.family() == family
+                        && can(name)
+                        && owes(peers, view, r.peer_address)
+                        && (knows || !r.long_lived_stale)
+                })
+            };
+            let told: BTreeSet<Prefix> =
+                conn.heard.told.keys().copied().filter(|p| p.family() == family).collect();
+            let mut paths: Vec<(Prefix, IpAddr)> = conn
+                .heard
+                .paths
+                .iter()
+                .filter(|((p, _), _)| p.family() == family)
+                .map(|((p, _), route)| (*p, route.next_hop()))
+                .collect();
+            compared += told.len() + paths.len();
+            if !conn.heard.ids(family) {
+                let owed: BTreeSet<Prefix> = owed().filter(|r| r.best).map(|r| r.prefix).collect();
+                assert_eq!(told, owed, "what {} holds and what it is owed", conn.address);
+                assert!(paths.is_empty());
+                continue;
+            }
+            assert!(told.is_empty());
+            let mut all: Vec<(Prefix, IpAddr)> =
+                owed().map(|r| (r.prefix, r.next_hop.to_canonical())).collect();
+            all.sort();
+            paths.sort();
+            if view.dynamic.as_deref() == Some("clients") {
+                assert_eq!(paths, all, "all paths that {} is owed", conn.address);
+            } else {
+                // Which two of more, `told_what_is_listed` says.
+                let two = |p: &Prefix| paths.iter().filter(|(q, _)| p == q).count();
+                assert!(paths.iter().all(|(p, _)| two(p) <= 2));
+                assert!(paths.iter().all(|path| all.contains(path)), "{paths:?} of {all:?}");
+            }
+        }
+        compared
+    }
+
+    /// The listing that people ask for goes over the tables; it and the count agree with what was sent.
+    fn told_what_is_listed(&mut self, i: usize, view: &PeerView) {
+        let what = Listing::Advertised(view.address.to_string());
+        let (mut rows, mut next) = (Vec::new(), Some(Cursor::START));
+        while let Some(from) = next {
+            let (piece, then) = self.speaker.list(&what, from);
+            rows.extend(piece);
+            next = then;
+        }
+        let heard = &self.conns[i].heard;
+        let without = heard.told.keys().map(|p| (*p, 0));
+        let told: BTreeSet<(Prefix, u32)> = without.chain(heard.paths.keys().copied()).collect();
+        let listed: BTreeSet<(Prefix, u32)> = rows
+            .iter()
+            .map(|r| (r.prefix, if heard.ids(r.prefix.family()) { r.path_id } else { 0 }))
+            .collect();
+        assert_eq!(told, listed, "what {} holds and what is listed", view.address);
+        assert_eq!(view.prefixes_sent, told.len() as u64, "{}", view.address);
+    }
+
+    /// The capabilities that hold, and what of them came into play.
+    fn seen(&self) -> BTreeSet<String> {
+        let peers = self.speaker.peers(self.now);
+        let mut seen: BTreeSet<String> = peers.iter().flat_map(|v| v.capabilities.clone()).collect();
+        let any = |of: fn(&PeerView) -> u64| peers.iter().any(|v| of(v) > 0);
+        let heard = || self.conns.iter().map(|c| &c.heard);
+        let more = [
+            ("stale", any(|v| v.prefixes_stale)),
+            ("long-lived-stale", any(|v| v.prefixes_long_lived_stale)),
+            ("identifiers", heard().any(|h| !h.paths.is_empty())),
+            ("marks", heard().any(|h| h.messages[Kind::RouteRefresh as usize] >= 2)),
+        ];
+        seen.extend(more.iter().filter(|(_, is)| *is).map(|(what, _)| what.to_string()));
+        seen
     }
 
     fn only_what_is_admitted(&self) {
@@ -382,6 +531,8 @@ fn owes(peers: &[PeerView], to: &PeerView, from: Option<IpAddr>) -> bool {
 /// Seeds: some happenings, spelled out.
 pub fn seeds() -> Vec<Vec<u8>> {
     let up = [0u8, 0, 0, 1, 1, 0, 1, 1];
+    // Both with graceful restart (28 s, both families), long-lived (60 s), and ADD-PATH as wanted.
+    let full = |paths: u8| [0u8, 0, 17, 0, 0x40, paths, 0xff, 0xff, 0, 1, 17, 1, 0x40, paths, 0xff, 0xff];
     let routes = [3u8, 0, 100, 0, 1, 0, 3, 0, 100, 0x40, 1, 1, 2, 20];
     let times = [8u8, 0, 0x10, 0, 24, 0, 0x40, 0];
     [
@@ -390,6 +541,36 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [&[0x22][..], &up, &routes, &[14, 1, 9], &routes, &times].concat(),
         [&[0x31][..], &up, &[12, 7, 8, 0, 0, 1], &routes, &[10, 0], &times].concat(),
         [&[0x20][..], &up, &[7, 1, 0, 0], &routes, &[5, 0, 1, 2, 3, 4], &[13, 15]].concat(),
+        // ADD-PATH both ways: two paths of a prefix from one client, one goes.
+        [
+            &[0xa0][..],
+            &full(0x33),
+            &[3, 0, 100, 0x20, 1, 1, 0x21, 3, 1, 100, 0x20, 1, 0x51, 0x31],
+            &[5, 0, 1, 1, 1, 1],
+        ]
+        .concat(),
+        // Graceful restart and then long-lived: one is lost, returns, and sends less.
+        [
+            &[0x68][..],
+            &full(0),
+            &routes,
+            &[10, 0],
+            &[24, 0, 0, 250],
+            &[0, 0, 17, 1, 0xc0, 0, 0x5f, 0xff],
+            &[21, 1, 0, 21, 1, 1],
+        ]
+        .concat(),
+        [&[0xe8][..], &full(0x33), &routes, &[19, 0, 100, 0x20, 1, 0, 2, 3], &[10, 0], &[24, 0, 1, 0x90]]
+            .concat(),
+        // Enhanced refresh between its marks, with less than before.
+        [
+            &[0xa0][..],
+            &full(0x33),
+            &routes,
+            &[14, 1, 255, 14, 1, 255, 14, 1, 255],
+            &[7, 0, 0, 1, 3, 0, 100, 0, 1, 1, 7, 0, 0, 2, 7, 1, 0, 0],
+        ]
+        .concat(),
         [&[0x20][..], &up, &[3, 0, 1, 7, 1, 0x80, 7, 3, 1, 2, 3, 0, 1], &[6, 1, 2, 4, 0, 0, 0, 0]].concat(),
     ]
     .into()
