@@ -396,6 +396,13 @@ impl Speaker {
             for slot in conns {
                 self.stop(slot, Notification::cease(cease::OTHER_CONFIGURATION_CHANGE), now);
             }
+            // What is kept of one that is away was let in by rules that hold no longer.
+            let Some(peer) = self.peers.get_mut(key) else { return };
+            peer.nothing_kept();
+            if let Some(source) = peer.source.take() {
+                self.remembered_version += 1;
+                self.drop_source(source);
+            }
         } else if policy_changed {
             self.policy_changed(key, now);
         }

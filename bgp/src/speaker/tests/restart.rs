@@ -68,3 +68,20 @@ fn peers_are_remembered_for_as_long_as_their_routes_are_kept() {
     s.tick(121_000);
     assert!(all(&s).is_empty() && s.remembered_version() != before);
 }
+
+/// A range that was open and now wants enrollment: what is kept of a neighbour that is away goes too, for nobody has
+/// said that it owns that.
+#[test]
+fn routes_kept_of_one_that_is_away_obey_a_new_kind_of_admission() {
+    let mut s = open_speaker();
+    let a = Client::connect(&mut s, address(2), helper(120), 0);
+    let mut b = Client::connect(&mut s, address(3), helper(120), 0);
+    s.received(a.id, &announce(v4(address(2)), &[host(1)], &[]), 0);
+    s.closed(a.id, "reset", 1000);
+    b.listen(&mut s, 1000);
+    assert!(b.told.contains_key(&host(1)), "kept");
+    s.set_dynamic_peers(vec![group(true, "10.255.0.0/24", admit(&[(2, &[host(7)]), (3, &[])]))], 2000);
+    assert!(s.routes(&RouteQuery::default()).is_empty());
+    let view = s.peers(2000).into_iter().find(|v| v.address == address(2)).expect("still admitted");
+    assert_eq!((view.prefixes_stale, view.prefixes_received), (0, 0), "{view:?}");
+}
