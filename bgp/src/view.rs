@@ -91,6 +91,20 @@ pub struct PeerView {
     pub slow: bool,
 }
 
+/// What a neighbour has been asked to send again (RFC 2918).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RefreshView {
+    /// The neighbour.
+    pub peer: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The families asked for, by name.
+    pub families: Vec<String>,
+    /// Whether it marks the begin and the end of its answer, so that what it does not repeat is removed (RFC 7313).
+    pub enhanced: bool,
+}
+
 /// One path of one route.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

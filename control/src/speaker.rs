@@ -6,15 +6,16 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bgp::io::{Speaker, TableDump};
+use bgp::speaker::RefreshError;
 use bgp::types::Prefix;
-use bgp::view::{PeerView, RejectedView, RoutePage, RouteQuery, StationView};
+use bgp::view::{PeerView, RefreshView, RejectedView, RoutePage, RouteQuery, StationView};
 
 use crate::mine::Rejects;
 use crate::server::Refusal;
-use crate::wire::{PeerRoutes, RouteFilter};
+use crate::wire::{PeerRoutes, RefreshPeer, RouteFilter};
 
 /// Finds the speaker of now; none before a leaf is enrolled.
 pub type Find = Arc<dyn Fn() -> Option<Speaker> + Send + Sync>;
@@ -35,6 +36,7 @@ pub fn router(find: Find, hubs: Rejects) -> Router {
         .route("/v1/bgp/received", get(received))
         .route("/v1/bgp/advertised", get(advertised))
         .route("/v1/bgp/rejected", rejected)
+        .route("/v1/bgp/refresh", post(refresh))
         .route("/v1/bgp/mrt", get(mrt))
         .route("/v1/bgp/stations", get(stations))
         .with_state(find)
@@ -71,6 +73,18 @@ async fn advertised(State(find): State<Find>, Query(asked): Query<PeerRoutes>) -
     let speaker = there(&find)?;
     known(&speaker, &asked.peer).await?;
     Ok(Json(speaker.advertised(asked.peer, limit(asked.limit)).await))
+}
+
+/// Asks a neighbour for its routes again.
+async fn refresh(State(find): State<Find>, Json(asked): Json<RefreshPeer>) -> Answer<RefreshView> {
+    match there(&find)?.refresh(asked.peer.clone()).await {
+        Some(Ok(view)) => Ok(Json(view)),
+        Some(Err(why @ RefreshError::Unknown)) => Err(Refusal::not_found(format!("{}: {why}", asked.peer))),
+        Some(Err(why)) => {
+            Err(Refusal::new(StatusCode::CONFLICT, "not-refreshable", format!("{}: {why}", asked.peer)))
+        }
+        None => Err(Refusal::new(StatusCode::CONFLICT, "shutting-down", "the BGP speaker is shutting down")),
+    }
 }
 
 async fn known(speaker: &Speaker, peer: &str) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@
 //! | `GET /v1/bgp/peers` | both | list of `bgp::view::PeerView` |
 //! | `GET /v1/bgp/routes` | both | `bgp::view::RoutePage` |
 //! | `GET /v1/bgp/received`, `/v1/bgp/advertised` | both | [`PeerRoutes`] → `bgp::view::RoutePage` |
+//! | `POST /v1/bgp/refresh` | both | [`RefreshPeer`] → `bgp::view::RefreshView` |
 //! | `GET /v1/bgp/mrt` | both | an MRT table dump (RFC 6396), octets |
 //! | `GET /v1/bgp/stations` | both | list of `bgp::view::StationView` |
 //! | `GET /v1/bgp/explain` | both | [`crate::explain::RouteAnswer`] |
@@ -382,6 +383,13 @@ pub struct RouteFilter {
     pub peer: Option<String>,
     /// At most so many paths: 1 to 100,000, default 1,000.
     pub limit: Option<usize>,
+}
+
+/// Names the neighbour of `POST /v1/bgp/refresh`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefreshPeer {
+    /// Its name or address.
+    pub peer: String,
 }
 
 /// Names the neighbour of `GET /v1/bgp/received` and `/v1/bgp/advertised`.

@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::handle::{Command, Speaker};
 use crate::explain::{Asked, Explanation};
 use crate::session::Millis;
-use crate::speaker::{Cursor, Dump, Listing};
-use crate::view::{RejectedView, RoutePage, RouteQuery, RouteView};
+use crate::speaker::{Cursor, Dump, Listing, RefreshError};
+use crate::view::{RefreshView, RejectedView, RoutePage, RouteQuery, RouteView};
 
 impl Speaker {
     /// Has the speaker answer a question on its own thread.
@@ -41,6 +41,12 @@ impl Speaker {
     /// Whether a neighbour of this name or address is known.
     pub async fn knows(&self, peer: String) -> bool {
         self.look(move |speaker, _| speaker.knows(&peer)).await.unwrap_or_default()
+    }
+
+    /// Asks the neighbour of this name or address for all its routes again (RFC 2918); `None` once the speaker has been
+    /// shut down.
+    pub async fn refresh(&self, peer: String) -> Option<Result<RefreshView, RefreshError>> {
+        self.look(move |speaker, _| speaker.ask_refresh(&peer)).await
     }
 
     /// The paths that `query` selects, by prefix, the best first, and how many there are beside.

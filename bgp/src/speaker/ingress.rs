@@ -294,15 +294,8 @@ impl Speaker {
         note_revised(&self.v4, &mut self.rejections[0], source, &before.0, now);
         note_revised(&self.v6, &mut self.rejections[1], source, &before.1, now);
         let Some(Some(conn)) = slot.and_then(|s| self.conns.get_mut(s)) else { return };
-        let can_refresh = conn.session.negotiated().filter(|n| n.peer.refresh).map(|n| n.families);
-        if let Some(families) = can_refresh
-            && std::mem::take(&mut conn.unkept) > 0
-        {
-            let mut out = Vec::new();
-            for family in Family::ALL.into_iter().filter(|f| families[f.index()]) {
-                Refresh::Request.encode(family, &mut out);
-            }
-            conn.out.control(out);
+        if conn.unkept > 0 && conn.ask_refresh().is_some() {
+            conn.unkept = 0;
         }
     }
 

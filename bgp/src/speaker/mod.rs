@@ -5,7 +5,7 @@
 //! then writes what [`Speaker::gather`] offers. [`Speaker::next_action`] says which connections to open or close.
 //! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `publish`
 //! (best paths), `neighbors` (configuration, and what outlives a session), `long_lived` (for how
-//! much longer), `shown`, `explained` and `walked`
+//! much longer), `refresh` (asked by us), `shown`, `explained` and `walked`
 //! (views), `watched` (BMP).
 
 mod explained;
@@ -16,6 +16,7 @@ mod long_lived;
 mod neighbors;
 mod output;
 mod publish;
+mod refresh;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use crate::settings::{DynamicPeers, Guard, Liveness, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
 use crate::types::{Family, PeerKey, Prefix};
 
+pub use refresh::RefreshError;
 pub use walked::{Cursor, Dump, Listing};
 
 /// A connection; never the same for two.

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ::bgp::view::{PeerView, RejectedView, RoutePage, RouteView, StationView};
+use ::bgp::view::{PeerView, RefreshView, RejectedView, RoutePage, RouteView, StationView};
 use clap::{Args, Subcommand};
 use control::Client;
+use control::wire::RefreshPeer;
 use serde::Serialize;
 
 use crate::context::{Context, with_query};
@@ -53,6 +54,12 @@ enum BgpVerb {
     /// Shows what a neighbour has been told
     #[command(after_help = "Example: routerctl bgp advertised 10.255.0.2")]
     Advertised(PeerArgs),
+    /// Asks a neighbour to send all its routes again, without a new session
+    #[command(after_help = "Example: routerctl bgp refresh aws")]
+    Refresh {
+        /// The neighbour, by name or address
+        neighbour: String,
+    },
     /// Shows the routes that policy keeps out, each with its reason; on a leaf also what the hub keeps out
     #[command(after_help = "Example: routerctl bgp rejected")]
     Rejected,
@@ -105,6 +112,10 @@ pub async fn run(context: &Context, args: BgpArgs) -> Result<Answer, Failure> {
         }
         BgpVerb::Received(peer) => page(context, client.get(&peer.path("/v1/bgp/received")).await?),
         BgpVerb::Advertised(peer) => page(context, client.get(&peer.path("/v1/bgp/advertised")).await?),
+        BgpVerb::Refresh { neighbour } => {
+            let asked: RefreshView = client.post("/v1/bgp/refresh", &RefreshPeer { peer: neighbour }).await?;
+            context.answer(&asked, refreshed)
+        }
         BgpVerb::Rejected => {
             let rejected: Vec<RejectedView> = client.get("/v1/bgp/rejected").await?;
             context.answer(&rejected, |rejected| rejected_table(rejected))
@@ -122,6 +133,15 @@ impl PeerArgs {
         let (peer, limit) = (Some(self.neighbour.clone()), Some(self.limit.to_string()));
         with_query(path, &[("peer", peer), ("limit", limit)])
     }
+}
+
+fn refreshed(asked: &RefreshView) -> String {
+    let sweep = match asked.enhanced {
+        true => "what it does not repeat goes when it has ended (RFC 7313)",
+        false => "it does not mark the end, so that what it does not repeat stays",
+    };
+    let RefreshView { peer, address, families, .. } = asked;
+    format!("{peer} ({address}) is asked for {}; {sweep}", families.join(" and "))
 }
 
 /// The routes of a page; what the limit left out is remarked beside them.

@@ -203,3 +203,37 @@ fn who_hears_whom() {
         assert!(a.prefixes().is_empty(), "never back to the source");
     }
 }
+
+/// An operator's request names every family spoken, and only a neighbour that is up and offers it is asked.
+#[test]
+fn a_neighbour_is_asked_for_its_routes_again() {
+    use crate::speaker::RefreshError;
+    let mut s = open_speaker();
+    assert_eq!(s.ask_refresh("10.255.0.2").unwrap_err(), RefreshError::Unknown);
+    let mut a = enhanced(&mut s, 2);
+    let plain = Client::connect(&mut s, address(3), None, 0);
+    let asked = s.ask_refresh("10.255.0.2").unwrap();
+    assert_eq!((asked.enhanced, asked.families.join(" ")), (true, "ipv4-unicast ipv6-unicast".into()));
+    assert!(!s.ask_refresh("10.255.0.3").unwrap().enhanced);
+    let mut requests = Vec::new();
+    Family::ALL.iter().for_each(|f| Refresh::Request.encode(*f, &mut requests));
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let n = s.gather(a.id, &mut slices);
+    let sent: Vec<u8> = slices[..n].iter().flat_map(|s| s.to_vec()).collect();
+    assert_eq!(sent, requests);
+    a.listen(&mut s, 0);
+    // What is not repeated between its marks is swept, as ever.
+    a.send(&mut s, &announce(v4(address(2)), &[host(1), host(2)], &[]), 0);
+    a.send(&mut s, &mark(Refresh::Begin), 0);
+    a.send(&mut s, &announce(v4(address(2)), &[host(2)], &[]), 0);
+    a.send(&mut s, &mark(Refresh::End), 0);
+    assert_eq!(s.routes(&RouteQuery::default()).len(), 1);
+    s.closed(plain.id, "reset", 0);
+    assert_eq!(s.ask_refresh("10.255.0.3").unwrap_err(), RefreshError::NotEstablished);
+    let id = s.connected(address(4), Direction::In, 0).unwrap();
+    let without = Open { refresh: false, ..open_like(v4(address(4)), None) };
+    let mut octets = Vec::new();
+    without.encode(&mut octets);
+    let _without = Client::greet_with(&mut s, id, address(4), &octets, 0);
+    assert_eq!(s.ask_refresh("10.255.0.4").unwrap_err(), RefreshError::NotOffered);
+}
