@@ -27,7 +27,7 @@ pub struct Candidate<'a> {
 /// A step of the decision, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// One without the mark LLGR_STALE before any with it (RFC 9494).
+    /// One without the mark LLGR_STALE before any with it (RFC 9494 section 4.4).
     LongLived,
     /// Highest LOCAL_PREF.
     LocalPref,

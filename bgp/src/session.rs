@@ -44,7 +44,7 @@ pub struct Negotiated {
     /// The peer's graceful restart, if we offer it too.
     pub graceful_restart: Option<GracefulRestart>,
     /// The peer's long-lived graceful restart by [`Family::index`], if we offer it too and graceful restart holds
-    /// (RFC 9494 section 4.1); the times are the lesser of both ends'.
+    /// (RFC 9494 section 4.5); the times are the lesser of both ends'.
     pub long_lived: Option<[LongLived; 2]>,
     /// What goes which way with path identifiers, by [`Family::index`]: `receive` in, `send` out.
     pub add_path: [AddPath; 2],
