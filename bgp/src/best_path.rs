@@ -3,7 +3,10 @@
 //!
 //! Steps remove paths from the whole set, as the RFC words it, so that the outcome does not depend on the order
 //! of arrival, MED included. Every next hop counts as reachable: a reflector is not in the path, and a leaf
-//! resolves next hops itself. All peers are internal.
+//! resolves next hops itself; how far one is, a leaf tells ([`crate::store::Costs`]).
+//!
+//! Several paths through different next hops may tie up to [`Step::is_tie_break`]: those are [`equal`], and a leaf
+//! that is told to may use them beside the best one.
 
 use std::net::IpAddr;
 
@@ -18,6 +21,10 @@ pub struct Candidate<'a> {
     pub local: bool,
     /// Whether it is kept from a session that was lost.
     pub stale: bool,
+    /// Whether its peer is of another AS.
+    pub external: bool,
+    /// How far its next hop is, lower is nearer; the same for all where nobody tells.
+    pub next_hop_cost: u32,
     /// The address of the peer that it came from.
     pub peer_address: IpAddr,
     /// Its path identifier (RFC 7911), 0 without ADD-PATH.
@@ -41,6 +48,10 @@ pub enum Step {
     Med,
     /// One from a live session before a stale one (ours; identical routes of two reflectors meet here).
     Fresh,
+    /// One of an external peer before one of an internal peer.
+    External,
+    /// The nearest next hop.
+    NextHopCost,
     /// Lowest originator, or router id.
     RouterId,
     /// Shortest CLUSTER_LIST.
@@ -52,6 +63,28 @@ pub enum Step {
 }
 
 impl Step {
+    /// Every step, in order.
+    pub const ALL: [Step; 13] = [
+        Step::LongLived,
+        Step::LocalPref,
+        Step::Local,
+        Step::AsPathLength,
+        Step::Origin,
+        Step::Med,
+        Step::Fresh,
+        Step::External,
+        Step::NextHopCost,
+        Step::RouterId,
+        Step::ClusterListLength,
+        Step::PeerAddress,
+        Step::PathId,
+    ];
+
+    /// Whether the step says nothing of how good a path is, and only makes the choice definite.
+    pub fn is_tie_break(self) -> bool {
+        self >= Step::RouterId
+    }
+
     /// The step in words.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -62,6 +95,8 @@ impl Step {
             Step::Origin => "lowest ORIGIN",
             Step::Med => "lowest MED",
             Step::Fresh => "live before stale",
+            Step::External => "external before internal",
+            Step::NextHopCost => "nearest next hop",
             Step::RouterId => "lowest originator or router id",
             Step::ClusterListLength => "shortest CLUSTER_LIST",
             Step::PeerAddress => "lowest peer address",
@@ -83,11 +118,32 @@ pub fn decide(paths: &[Candidate<'_>], lost: &mut Vec<Option<Step>>) -> Option<u
     round.keep_lowest(Step::Origin, |p| p.attributes.origin);
     round.lose_by_med();
     round.keep_lowest(Step::Fresh, |p| p.stale);
+    round.keep_lowest(Step::External, |p| !p.external);
+    round.keep_lowest(Step::NextHopCost, |p| p.next_hop_cost);
     round.keep_lowest(Step::RouterId, |p| p.attributes.originator);
     round.keep_lowest(Step::ClusterListLength, |p| p.attributes.cluster_count);
     round.keep_lowest(Step::PeerAddress, |p| p.peer_address);
     round.keep_lowest(Step::PathId, |p| p.path_id);
     lost.iter().position(Option::is_none)
+}
+
+/// Which of `paths` may be used beside the best one: equal to it up to the tie-breaks, permitted, and each through a
+/// next hop of its own. At most `max` next hops in all, the best path's and then the lowest; in that order. `lost` is
+/// as [`decide`] left it; each path comes with its next hop and whether it may be one of several.
+pub fn equal(paths: &[(IpAddr, bool)], lost: &[Option<Step>], max: usize) -> Vec<usize> {
+    let Some(best) = lost.iter().position(Option::is_none) else { return Vec::new() };
+    if max < 2 || !paths[best].1 {
+        return Vec::new();
+    }
+    let ties = |i: &usize| lost[*i].is_some_and(Step::is_tie_break) && paths[*i].1;
+    let mut others: Vec<usize> = (0..paths.len()).filter(ties).collect();
+    // The step at which a path lost breaks the tie among paths with one next hop, then the place: what is used is
+    // the next hop, so that the outcome is the same for any order of arrival.
+    others.sort_by_key(|i| (paths[*i].0, std::cmp::Reverse(lost[*i])));
+    others.dedup_by_key(|i| paths[*i].0);
+    others.retain(|i| paths[*i].0 != paths[best].0);
+    others.truncate(max - 1);
+    others
 }
 
 struct Round<'a, 'p> {
@@ -136,96 +192,4 @@ impl Round<'_, '_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::attributes::Own;
-    use crate::types::Family;
-    use proptest::prelude::*;
-    use std::net::Ipv4Addr;
-
-    fn attributes(change: impl FnOnce(&mut Attributes)) -> Attributes {
-        let own = Own { asn: 1, router_id: 9.into(), cluster_id: 9.into() };
-        let mut a = Attributes::originated(Family::Ipv4, Ipv4Addr::new(10, 0, 0, 1), 100, &[], &own);
-        change(&mut a);
-        a
-    }
-
-    fn candidate(attributes: &Attributes) -> Candidate<'_> {
-        let peer_address = IpAddr::from([10, 0, 0, 1]);
-        Candidate { attributes, local: false, stale: false, peer_address, path_id: 0 }
-    }
-
-    #[test]
-    fn each_step_decides_when_those_before_it_tie() {
-        let base = attributes(|_| {});
-        type Change = fn(&mut Attributes);
-        let worse: [(Step, Change); 7] = [
-            (Step::LongLived, |a| (a.long_lived_stale, a.local_pref) = (true, 200)),
-            (Step::LocalPref, |a| a.local_pref = 99),
-            (Step::AsPathLength, |a| a.as_path_len = 1),
-            (Step::Origin, |a| a.origin = 1),
-            (Step::Med, |a| a.med = Some(1)),
-            (Step::RouterId, |a| a.originator = 10.into()),
-            (Step::ClusterListLength, |a| a.cluster_count = 1),
-        ];
-        let mut lost = Vec::new();
-        for (step, change) in worse {
-            let other = attributes(change);
-            assert_eq!(decide(&[candidate(&other), candidate(&base)], &mut lost), Some(1));
-            assert_eq!(lost, [Some(step), None]);
-        }
-        type Flag = fn(&mut Candidate<'_>);
-        let flags: [(Step, Flag); 4] = [
-            (Step::Fresh, |c| c.stale = true),
-            (Step::PeerAddress, |c| c.peer_address = [10, 0, 0, 2].into()),
-            (Step::PathId, |c| c.path_id = 1),
-            (Step::Local, |_| {}),
-        ];
-        for (step, change) in flags {
-            let (mut bad, mut good) = (candidate(&base), candidate(&base));
-            change(&mut bad);
-            good.local = step == Step::Local;
-            assert_eq!(decide(&[bad, good], &mut lost), Some(1));
-            assert_eq!(lost, [Some(step), None]);
-        }
-        assert_eq!(decide(&[], &mut lost), None);
-    }
-
-    #[test]
-    fn med_counts_only_inside_one_neighbour_as() {
-        let through = |neighbor_as, med, originator: u32| {
-            attributes(|a| {
-                (a.neighbor_as, a.med, a.originator) = (neighbor_as, Some(med), originator.into());
-            })
-        };
-        let (a, b, c) = (through(1, 10, 3), through(2, 5, 2), through(1, 5, 9));
-        let mut lost = Vec::new();
-        let all = [candidate(&a), candidate(&b), candidate(&c)];
-        assert_eq!(decide(&all, &mut lost), Some(1));
-        assert_eq!(lost, [Some(Step::Med), None, Some(Step::RouterId)]);
-    }
-
-    proptest! {
-        #[test]
-        fn the_outcome_does_not_depend_on_the_order(
-            paths in proptest::collection::vec((0..3u32, 0..3u32, 0..3u8, 0..3u32, 0..3u32, 0..3u32), 1..7),
-            turn in 0..7usize,
-        ) {
-            let all: Vec<Attributes> = paths.iter().map(|p| attributes(|a| {
-                (a.local_pref, a.as_path_len, a.origin) = (p.0, p.1, p.2);
-                (a.neighbor_as, a.med, a.originator) = (p.3, Some(p.4), p.5.into());
-            })).collect();
-            let candidates: Vec<Candidate<'_>> = all.iter().enumerate().map(|(i, a)| {
-                let peer_address = IpAddr::from([10, 0, 0, i as u8]);
-                Candidate { peer_address, ..candidate(a) }
-            }).collect();
-            let mut turned = candidates.clone();
-            turned.rotate_left(turn % candidates.len());
-            let mut lost = Vec::new();
-            let one = decide(&candidates, &mut lost).map(|i| candidates[i].peer_address);
-            prop_assert_eq!(lost.iter().filter(|l| l.is_none()).count(), 1);
-            let two = decide(&turned, &mut lost).map(|i| turned[i].peer_address);
-            prop_assert_eq!(one, two);
-        }
-    }
-}
+mod tests;

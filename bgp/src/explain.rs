@@ -42,6 +42,8 @@ pub struct Explanation {
 pub enum Verdict {
     /// It is the best.
     Chosen,
+    /// It ties with the best up to the tie-breaks, and is used beside it (multipath).
+    Equal,
     /// Another one is better.
     Lost,
     /// Policy or a rule of the protocol keeps it out of the decision.
@@ -112,6 +114,8 @@ impl Step {
             Step::Origin => "RFC 4271 9.1.2.2 b",
             Step::Med => "RFC 4271 9.1.2.2 c",
             Step::Fresh => "live sessions before kept routes (RFC 4724)",
+            Step::External => "RFC 4271 9.1.2.2 d",
+            Step::NextHopCost => "RFC 4271 9.1.2.2 e",
             Step::RouterId => "RFC 4271 9.1.2.2 f, RFC 4456 9",
             Step::ClusterListLength => "RFC 4456 9",
             Step::PeerAddress => "RFC 4271 9.1.2.2 g",

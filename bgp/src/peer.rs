@@ -75,7 +75,7 @@ pub struct Totals {
     pub notifications_sent: u64,
     /// Sessions that the peer ended with a NOTIFICATION.
     pub notifications_received: u64,
-    /// How often it came to three quarters of its prefix limit.
+    /// How often it came to the share of its prefix limit at which there is a warning.
     pub prefix_warnings: u64,
 }
 

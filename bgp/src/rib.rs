@@ -135,6 +135,8 @@ pub struct PathInfo {
     pub lost: Option<Step>,
     /// Whether it is the best.
     pub best: bool,
+    /// Whether it is used beside the best; filled in by who knows how many may be.
+    pub equal: bool,
     /// Its path identifier (RFC 7911), 0 without ADD-PATH.
     pub path_id: u32,
     /// The identifier under which it goes out on sessions with ADD-PATH.
@@ -569,6 +571,7 @@ impl<A: Address> Table<A> {
                 stale: p.kept != Kept::Live,
                 lost: None,
                 best: false,
+                equal: false,
                 path_id: p.path_id,
                 sent_id: 0,
                 rank: 0,
@@ -605,10 +608,13 @@ impl<A: Address> Table<A> {
 
 fn candidate<'a>(path: &Path, store: &'a Store, sources: &Sources) -> Option<Candidate<'a>> {
     let source = sources.get(path.source)?;
+    let attributes = store.get(path.attr)?;
     Some(Candidate {
-        attributes: store.get(path.attr)?,
+        attributes,
         local: source.is_local(),
         stale: path.kept != Kept::Live,
+        external: source.external,
+        next_hop_cost: sources.costs.of(attributes.next_hop),
         peer_address: source.address,
         path_id: path.path_id,
     })

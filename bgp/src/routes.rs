@@ -109,6 +109,7 @@ mod tests {
     fn path(local_pref: u32) -> BestPath {
         BestPath {
             next_hop: Ipv4Addr::LOCALHOST.into(),
+            others: Arc::new([]),
             originator: Ipv4Addr::LOCALHOST,
             communities: Arc::new([]),
             local_pref,

@@ -31,12 +31,18 @@ pub struct SpeakerConfig {
     pub restarting: Option<Restarting>,
     /// Whether [`crate::io::Speaker::best_paths`] is kept up to date; a pure reflector leaves it off.
     pub publish_best_paths: bool,
+    /// How many equal paths of a prefix [`crate::view::BestPath`] names at most, 1 (the default) to
+    /// [`MAXIMUM_PATHS`]; only those of neighbours with [`PeerOptions::multipath`] count.
+    pub maximum_paths: u8,
     /// How many sessions, of all kinds, may be there at once; default 10,000.
     pub session_limit: usize,
     /// Octets that the shared log may hold for sessions that lag, default 16 MiB. A session further behind is
     /// taken off the log and gets the latest state piece by piece.
     pub log_limit_bytes: usize,
 }
+
+/// The most equal paths that are used at once.
+pub const MAXIMUM_PATHS: u8 = 8;
 
 /// The state of a speaker that has been restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +65,7 @@ impl SpeakerConfig {
             long_lived_stale_secs: 0,
             restarting: None,
             publish_best_paths: false,
+            maximum_paths: 1,
             session_limit: 10_000,
             log_limit_bytes: 16 << 20,
         }
@@ -108,8 +115,11 @@ impl Guard {
     }
 }
 
+/// At which share of its prefix limit a neighbour is warned of, in percent, unless said otherwise.
+pub const PREFIX_WARNING_PERCENT: u8 = 75;
+
 /// What a neighbour's sessions have beyond the plain ones; everything is off by default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerOptions {
     /// How its connections are guarded.
     pub guard: Guard,
@@ -118,6 +128,23 @@ pub struct PeerOptions {
     /// How many accepted paths of one family it may hold before the session ends with Cease/1 (RFC 4486); an
     /// admission's own limit holds beside it. `None`: any number.
     pub max_prefixes: Option<u32>,
+    /// At which share of that limit there is a warning, in percent: 1 to 100, default [`PREFIX_WARNING_PERCENT`].
+    pub prefix_warning_percent: u8,
+    /// Whether its paths may be used beside equal ones ([`SpeakerConfig::maximum_paths`]). Off for who speaks for
+    /// claims: a claim has one owner.
+    pub multipath: bool,
+}
+
+impl Default for PeerOptions {
+    fn default() -> PeerOptions {
+        PeerOptions {
+            guard: Guard::default(),
+            add_path: AddPathOptions::default(),
+            max_prefixes: None,
+            prefix_warning_percent: PREFIX_WARNING_PERCENT,
+            multipath: false,
+        }
+    }
 }
 
 /// What of ADD-PATH is offered to a neighbour, for both families (RFC 7911).
@@ -141,7 +168,8 @@ pub struct DynamicPeers {
     pub name: String,
     /// Where they may connect from.
     pub source_prefixes: Vec<IpNet>,
-    /// Their AS number. Only internal peers are served: one that differs from ours refuses each with 2/2.
+    /// Their AS number. Only internal peers are served: one that differs from ours refuses each with 2/2
+    /// (`docs/adr/0024-internal-peers-only.md`).
     pub remote_asn: u32,
     /// Whether they are route-reflector clients.
     pub route_reflector_client: bool,

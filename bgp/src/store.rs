@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use ipnet::IpNet;
 
 use crate::attributes::Attributes;
 use crate::types::{PeerKey, RouterId};
@@ -53,6 +54,33 @@ pub struct Source {
     pub router_id: RouterId,
     /// Whether it is a route-reflector client.
     pub client: bool,
+    /// Whether it is of another AS.
+    pub external: bool,
+}
+
+/// How far next hops are, by the most specific prefix that holds them; lower is nearer. A leaf knows it of its
+/// tunnels, a reflector, which is not in the path of packets, does not: then all are alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Costs(Vec<(IpNet, u32)>);
+
+impl Costs {
+    /// The cost of a next hop that no prefix holds, where any prefix is told.
+    pub const UNKNOWN: u32 = u32::MAX;
+
+    /// As told, in any order.
+    pub fn new(mut all: Vec<(IpNet, u32)>) -> Costs {
+        all.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+        Costs(all)
+    }
+
+    /// How far a next hop is; 0 for all where nothing is told.
+    pub fn of(&self, next_hop: IpAddr) -> u32 {
+        if self.0.is_empty() {
+            return 0;
+        }
+        let next_hop = next_hop.to_canonical();
+        self.0.iter().find(|(net, _)| net.contains(&next_hop)).map_or(Costs::UNKNOWN, |(_, cost)| *cost)
+    }
 }
 
 impl Source {
@@ -62,9 +90,11 @@ impl Source {
     }
 }
 
-/// All sources; number 0 is ourselves.
+/// All sources, and how far what they name as next hops is; number 0 is ourselves.
 #[derive(Debug)]
 pub struct Sources {
+    /// How far next hops are.
+    pub costs: Costs,
     slots: Vec<Option<Source>>,
     next_uid: u64,
 }
@@ -73,21 +103,22 @@ impl Sources {
     /// Only ourselves.
     pub fn new(router_id: RouterId) -> Sources {
         let address = IpAddr::from([0, 0, 0, 0]);
-        let own = Source { uid: 0, peer: None, address, router_id, client: false };
-        Sources { slots: vec![Some(own)], next_uid: 1 }
+        let own = Source { uid: 0, peer: None, address, router_id, client: false, external: false };
+        Sources { costs: Costs::default(), slots: vec![Some(own)], next_uid: 1 }
     }
 
-    /// Takes a number for a peer; `None` if all 65,536 are in use.
+    /// Takes a number for a peer, with whether it is a client and whether it is of another AS; `None` if all 65,536
+    /// are in use.
     pub fn add(
         &mut self,
         peer: PeerKey,
         address: IpAddr,
         router_id: RouterId,
-        client: bool,
+        (client, external): (bool, bool),
     ) -> Option<SourceId> {
         let at = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let id = SourceId(u16::try_from(at).ok()?);
-        let source = Source { uid: self.next_uid, peer: Some(peer), address, router_id, client };
+        let source = Source { uid: self.next_uid, peer: Some(peer), address, router_id, client, external };
         self.next_uid += 1;
         match self.slots.get_mut(at) {
             Some(slot) => *slot = Some(source),

@@ -69,7 +69,13 @@ pub struct PeerView {
     /// How many accepted prefixes of a family it may hold before its session ends with Cease/1.
     #[serde(default)]
     pub prefix_limit: Option<u32>,
-    /// How often it came to three quarters of that.
+    /// At which share of that there is a warning, in percent.
+    #[serde(default)]
+    pub prefix_warning_percent: u8,
+    /// Whether it is at or above that share now.
+    #[serde(default)]
+    pub near_prefix_limit: bool,
+    /// How often it came to that share.
     #[serde(default)]
     pub prefix_warnings: u64,
     /// The last error in either direction, with its NOTIFICATION code.
@@ -125,6 +131,9 @@ pub struct RouteView {
     pub cluster_list: Vec<Ipv4Addr>,
     /// Whether it is the best path of its prefix.
     pub best: bool,
+    /// Whether it is used beside the best, to which it is equal (multipath).
+    #[serde(default)]
+    pub equal: bool,
     /// Why it is best, why another one is, or why it was rejected.
     pub reason: String,
     /// LOCAL_PREF.
@@ -295,6 +304,8 @@ impl Default for StationView {
 pub struct BestPath {
     /// The next hop.
     pub next_hop: IpAddr,
+    /// Next hops of paths that are equal to it and may be used beside it, in ascending order; mostly none.
+    pub others: Arc<[IpAddr]>,
     /// The router that brought it into the AS (ORIGINATOR_ID, else the peer's id).
     pub originator: Ipv4Addr,
     /// Standard communities.

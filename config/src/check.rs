@@ -1,5 +1,7 @@
 //! Resources that are each right but do not fit together.
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::mistake::{Mistakes, Position, Problem};
@@ -20,6 +22,60 @@ pub(crate) fn router(router: &Object<BgpRouter>, mistakes: &mut Mistakes) {
     if router.sound(&keys) && spec.long_lived_stale_secs > 0 && spec.graceful_restart_secs == 0 {
         let text = "`longLivedStaleSecs` does nothing without graceful restart: set `gracefulRestartSecs`, or leave it out";
         conflict(mistakes, router.at_key("longLivedStaleSecs"), text);
+    }
+}
+
+/// The metrics are for the operator's network alone unless a person says otherwise.
+pub(crate) fn metrics(router: &Object<BgpRouter>, mistakes: &mut Mistakes) {
+    let spec = &router.spec;
+    if !router.sound(&["metricsListen", "metricsPublic"]) || spec.metrics_public {
+        return;
+    }
+    if let Some(at) = spec.metrics_listen.filter(|at| is_public(at.ip())) {
+        let text = format!(
+            "`metricsListen` {at} may be reached from the Internet: give a loopback, private or overlay address, or set `metricsPublic: true`"
+        );
+        conflict(mistakes, router.at_key("metricsListen"), text);
+    }
+}
+
+/// Whether an address is not of a loopback, private, shared or link-local range, or stands for all of the host.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(a) => {
+            let shared = a.octets()[0] == 100 && a.octets()[1] & 0xc0 == 64;
+            !(a.is_loopback() || a.is_private() || a.is_link_local() || shared)
+        }
+        IpAddr::V6(a) => !(a.is_loopback() || a.is_unique_local() || a.is_unicast_link_local()),
+    }
+}
+
+/// What a hub has no use for: it installs no client routes.
+pub(crate) fn hub_router(router: &Object<BgpRouter>, mistakes: &mut Mistakes) {
+    if router.sound(&["maximumPaths"]) && router.spec.maximum_paths > 1 {
+        let text =
+            "a hub installs no client routes: leave `maximumPaths` out; `addPathSend` sends several paths";
+        conflict(mistakes, router.at_key("maximumPaths"), text);
+    }
+}
+
+/// The fabric is one AS: a neighbour of another one would be refused with 2/2 (bad peer AS) at every attempt.
+pub(crate) fn internal(
+    asn: u32,
+    dynamic_peers: &[Object<BgpDynamicPeer>],
+    peers: &[Object<BgpPeer>],
+    mistakes: &mut Mistakes,
+) {
+    let dynamic = dynamic_peers.iter().filter(|d| d.sound(&["remoteASN"]));
+    let dynamic = dynamic.map(|d| (d.spec.remote_asn, d.at_key("remoteASN")));
+    let dialled = peers.iter().filter(|p| p.sound(&["remoteASN"]));
+    let dialled = dialled.map(|p| (p.spec.remote_asn, p.at_key("remoteASN")));
+    for (remote, at) in dynamic.chain(dialled).filter(|(remote, _)| *remote != asn) {
+        let text = format!(
+            "external BGP is not spoken: `remoteASN` {remote} must be the `asn` of the BGPRouter, {asn}; \
+             let a router of AS {remote} speak internal BGP with this node, or leave `remoteASN` out"
+        );
+        conflict(mistakes, at, text);
     }
 }
 

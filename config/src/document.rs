@@ -163,6 +163,10 @@ impl<'n> Reading<'n> {
         let peers = self.all(&context);
         let client = self.one(&context, None);
         router.iter().for_each(|router| check::router(router, &mut self.mistakes));
+        router.iter().for_each(|router| check::metrics(router, &mut self.mistakes));
+        if router.as_ref().is_none_or(|router| router.sound(&["asn"])) {
+            check::internal(context.asn, &[], &peers, &mut self.mistakes);
+        }
         check::leaf(router.as_ref(), client.as_ref(), &peers, &mut self.mistakes);
         let wireguard = self.one(&context, Some(("fab-wg", &client_at)));
         let events = self.one(&context, Some(("fabric", &client_at)));
@@ -193,6 +197,11 @@ impl<'n> Reading<'n> {
             self.without_enrollment(Kind::WireGuardInterface);
         }
         router.iter().for_each(|router| check::router(router, &mut self.mistakes));
+        router.iter().for_each(|router| check::metrics(router, &mut self.mistakes));
+        if router.as_ref().is_none_or(|router| router.sound(&["asn"])) {
+            check::internal(context.asn, &dynamic_peers, &peers, &mut self.mistakes);
+        }
+        router.iter().for_each(|router| check::hub_router(router, &mut self.mistakes));
         check::hub(enrolls, policy.as_ref(), &dynamic_peers, &peers, &mut self.mistakes);
         let mut router = router?;
         router.spec.cluster_id = router.spec.cluster_id.or(router.spec.router_id);

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::bfd::{Bfd, BfdMapping};
 use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
+use crate::mrt_dump::{MrtDump, MrtDumpMapping};
 use crate::resource::{Fallback, resource};
 use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName};
 
@@ -37,6 +38,7 @@ const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 c
 
 const FILE: Text<FilePath> = Text::new("the absolute path of a file");
 const ADD_PATH_SEND: Text<AddPathSend> = Text::new("`none`, `all`, or `best-2` to `best-254`");
+const PERCENT: Whole<u8> = Whole::range(1, 100);
 const HOPS: Whole<u8> = Whole::range(1, 254);
 
 /// 169.254.0.0/16 and 100.64.0.0/10 are taken by cloud providers; a /23 holds the foyer and one /24 of nodes.
@@ -115,10 +117,20 @@ resource! {
         );
         /// Offered hold time in seconds; 0 turns keepalives off (RFC 4271 section 4.2).
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME, Fallback::Value(|| 9);
+        /// Address and TCP port at which this node answers Prometheus (`GET /metrics`), and nothing else; it must be there when the daemon starts.
+        metrics_listen: Option<SocketAddr> = "metricsListen", Maybe(LISTEN),
+            Fallback::Derived("none: no metrics are served", |_| Some(None));
+        /// Whether `metricsListen` may be an address that the Internet can reach; the page has no password.
+        metrics_public: bool = "metricsPublic", Flag, Fallback::Value(|| false);
         /// Addresses and TCP ports of BMP stations (RFC 7854) that are told of sessions and of all received routes.
         bmp_stations: Vec<SocketAddr> = "bmpStations", Many(0, LISTEN), Fallback::Value(Vec::new);
         /// Seconds between the Statistics Reports to BMP stations; 0 turns them off.
         bmp_statistics_secs: u32 = "bmpStatisticsSecs", Whole::<u32>::secs(1, 86_400).or_zero(), Fallback::Value(|| 60);
+        /// How many equal paths of a route a leaf uses at once, each for its share of the flows; only paths from a BGPPeer count, for a claim has one owner.
+        maximum_paths: u8 = "maximumPaths", Whole::<u8>::range(1, 8), Fallback::Value(|| 1);
+        /// The whole table as MRT (RFC 6396), written to a file every so often; older dumps are numbered from `.1` on.
+        mrt_dump: Option<MrtDump> = "mrtDump", Maybe(MrtDumpMapping),
+            Fallback::Derived("none: no dumps are written", |_| Some(None));
         /// Restart time in seconds offered with graceful restart (RFC 4724); 0 turns it off.
         graceful_restart_secs: u16 = "gracefulRestartSecs", Whole::<u16>::secs(0, 4095), Fallback::Value(|| 120);
         /// Long-lived graceful restart (RFC 9494), in seconds: how long neighbours are asked to keep our routes after the restart time, and the longest that theirs are kept, marked and as the last choice; 0 turns it off.
@@ -136,7 +148,7 @@ resource! {
             "the `overlayPrefix` of the SAMEnrollmentPolicy",
             |c| c.overlay.map(|overlay| vec![IpNet::V4(overlay)]),
         );
-        /// Autonomous system number of the neighbours.
+        /// Autonomous system number of the neighbours; must be that of the BGPRouter, external BGP is not spoken.
         remote_asn: u32 = "remoteASN", ASN, Fallback::Derived("the `asn` of the BGPRouter", |c| Some(c.asn));
         /// Whether the neighbours are clients of this reflector (RFC 4456 section 6).
         route_reflector_client: bool = "routeReflectorClient", Flag, Fallback::Value(|| true);
@@ -156,9 +168,11 @@ resource! {
         add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
         /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
         add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
-        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486), three quarters warn.
+        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486).
         max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
             Fallback::Derived("none beyond what an admission says", |_| Some(None));
+        /// At which share of its prefix limit, `maxPrefixes` or its admission's, a neighbour is warned of in the log, in percent.
+        prefix_warning_percent: u8 = "prefixWarningPercent", PERCENT, Fallback::Value(|| 75);
     }
 }
 
@@ -169,7 +183,7 @@ resource! {
         address: IpAddr = "address", UNICAST, Fallback::Required;
         /// The neighbour's TCP port.
         port: u16 = "port", PORT, Fallback::Value(|| 179);
-        /// The neighbour's autonomous system number.
+        /// The neighbour's autonomous system number; must be that of the BGPRouter, external BGP is not spoken.
         remote_asn: u32 = "remoteASN", ASN, Fallback::Derived("the `asn` of the BGPRouter", |c| Some(c.asn));
         /// Whether the neighbour is a client of this reflector (RFC 4456 section 6).
         route_reflector_client: bool = "routeReflectorClient", Flag, Fallback::Value(|| false);
@@ -191,9 +205,11 @@ resource! {
         add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
         /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
         add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
-        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486), three quarters warn.
+        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486).
         max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
             Fallback::Derived("none beyond what an admission says", |_| Some(None));
+        /// At which share of its prefix limit, `maxPrefixes` or its admission's, a neighbour is warned of in the log, in percent.
+        prefix_warning_percent: u8 = "prefixWarningPercent", PERCENT, Fallback::Value(|| 75);
     }
 }
 

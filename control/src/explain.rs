@@ -139,6 +139,9 @@ pub struct KernelView {
     pub routes: Vec<KernelRouteView>,
     /// With the in-process dataplane: the owner to whom this process wraps packets that the kernel hands to it.
     pub wrapped_to: Option<Ipv4Addr>,
+    /// The same: further owners that have their share of the flows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wrapped_also: Vec<Ipv4Addr>,
 }
 
 impl KernelView {
@@ -149,7 +152,7 @@ impl KernelView {
 
     /// A state with its reason, without routes.
     pub fn of(state: Installed, why: impl Into<String>) -> KernelView {
-        KernelView { state, why: why.into(), routes: Vec::new(), wrapped_to: None }
+        KernelView { state, why: why.into(), routes: Vec::new(), wrapped_to: None, wrapped_also: Vec::new() }
     }
 }
 

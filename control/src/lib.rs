@@ -6,13 +6,15 @@
 //! node: the leaf-facing API of the hub (crate `enrollment`) has none of these words.
 //!
 //! Reading order: `paths`, `wire`, `client`, `server`. What both daemons derive alike is here too: `foyer`,
-//! `neighbors`, `speaker`, `explain`.
+//! `neighbors`, `speaker`, `explain`, `metrics`.
 
 pub mod client;
 pub mod daemon;
 pub mod explain;
 pub mod foyer;
+pub mod metrics;
 pub mod mine;
+pub mod mrt_dump;
 pub mod neighbors;
 pub mod paths;
 pub mod secret;

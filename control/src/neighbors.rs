@@ -20,6 +20,8 @@ pub fn neighbors(peers: &[Object<BgpPeer>]) -> Result<Vec<Neighbor>, SecretError
                 guard: guard(&format!("BGPPeer/{name}"), key, peer.max_hops)?,
                 add_path: AddPathOptions { receive: peer.add_path_receive, send: peer.add_path_send.count() },
                 max_prefixes: peer.max_prefixes,
+                prefix_warning_percent: peer.prefix_warning_percent,
+                multipath: true,
             },
             ..Neighbor::new(name, peer.address, peer.remote_asn)
         })

@@ -4,7 +4,7 @@
 //! overlay unwrapped, and drops ipip whose inner source is not owned by its outer source before the kernel unwraps
 //! it. Dropped packets are counted by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
@@ -44,7 +44,7 @@ pub fn remove() -> String {
 }
 
 /// The transaction that changes only who owns what.
-pub fn change_owners(add: &BTreeMap<Ipv4Net, Ipv4Addr>, remove: &BTreeMap<Ipv4Net, Ipv4Addr>) -> String {
+pub fn change_owners(add: &BTreeSet<(Ipv4Net, Ipv4Addr)>, remove: &BTreeSet<(Ipv4Net, Ipv4Addr)>) -> String {
     let mut script = String::new();
     for (verb, entries) in [("delete", remove), ("add", add)] {
         if !entries.is_empty() {
@@ -54,7 +54,7 @@ pub fn change_owners(add: &BTreeMap<Ipv4Net, Ipv4Addr>, remove: &BTreeMap<Ipv4Ne
     script
 }
 
-fn owners(script: &mut String, entries: &BTreeMap<Ipv4Net, Ipv4Addr>) {
+fn owners(script: &mut String, entries: &BTreeSet<(Ipv4Net, Ipv4Addr)>) {
     // Protocol 4 by number: the name "ipip" is 94 in /etc/protocols. The inner source lies 12 octets into the inner header: bit 256 of the network header if the outer one has no
     // options, which the first rule sees to.
     let _ = write!(
@@ -74,8 +74,8 @@ fn owners(script: &mut String, entries: &BTreeMap<Ipv4Net, Ipv4Addr>) {
     );
 }
 
-fn elements(entries: &BTreeMap<Ipv4Net, Ipv4Addr>) -> String {
-    let element = |(net, owner): (&Ipv4Net, &Ipv4Addr)| {
+fn elements(entries: &BTreeSet<(Ipv4Net, Ipv4Addr)>) -> String {
+    let element = |(net, owner): &(Ipv4Net, Ipv4Addr)| {
         let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
         if first == last {
             format!("{owner} . {first:#x}")
@@ -132,7 +132,7 @@ pub struct Listing {
     /// Chains and rules without handles and counts; equal texts are equal rules.
     pub shape: String,
     /// The set of owners.
-    pub owners: BTreeMap<Ipv4Net, Ipv4Addr>,
+    pub owners: BTreeSet<(Ipv4Net, Ipv4Addr)>,
     /// Packets dropped, by named counter.
     pub drops: BTreeMap<DropReason, u64>,
 }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn clamp_goes_both_ways() {
         let filter = Filter { clamp: Some(1300), foyer: None };
-        let script = replace(&FilterState { filter, owners: BTreeMap::new() });
+        let script = replace(&FilterState { filter, owners: BTreeSet::new() });
         assert_eq!(script.matches("maxseg size set 1300").count(), 2);
         assert!(!replace(&FilterState::default()).contains("maxseg"));
     }

@@ -6,8 +6,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::state::{
-    Capture, FilterState, Line, PrivateKey, PublicKey, Route, State, Target, Tunnel, Wireguard,
-    WireguardPeer, Wished,
+    Capture, FilterState, Line, PrivateKey, PublicKey, Route, State, Tunnel, Wireguard, WireguardPeer, Wished,
 };
 
 /// One step; each is idempotent, so that a step that is repeated or that finds its work done is no error.
@@ -34,9 +33,9 @@ pub enum Change {
     /// Change only who owns what in our nft table.
     SetOwners {
         /// Entries to add.
-        add: BTreeMap<Ipv4Net, Ipv4Addr>,
+        add: BTreeSet<(Ipv4Net, Ipv4Addr)>,
         /// Entries to take away first.
-        remove: BTreeMap<Ipv4Net, Ipv4Addr>,
+        remove: BTreeSet<(Ipv4Net, Ipv4Addr)>,
     },
     /// Take our nft table away.
     RemoveFilter,
@@ -154,11 +153,8 @@ fn plan_filter(seen: Option<&FilterState>, goal: Option<FilterState>, changes: &
         (Some(seen), Some(goal))
             if seen.filter == goal.filter && !seen.owners.is_empty() && !goal.owners.is_empty() =>
         {
-            let lacks = |map: &BTreeMap<Ipv4Net, Ipv4Addr>, p: &Ipv4Net, o: &Ipv4Addr| map.get(p) != Some(o);
-            let add = goal.owners.iter().filter(|(p, o)| lacks(&seen.owners, p, o));
-            let add = add.map(|(p, o)| (*p, *o)).collect();
-            let remove = seen.owners.iter().filter(|(p, o)| lacks(&goal.owners, p, o));
-            let remove = remove.map(|(p, o)| (*p, *o)).collect();
+            let add = goal.owners.difference(&seen.owners).copied().collect();
+            let remove = seen.owners.difference(&goal.owners).copied().collect();
             changes.push(Change::SetOwners { add, remove });
         }
         (_, Some(goal)) => changes.push(Change::SetFilter(goal)),
@@ -174,7 +170,7 @@ pub fn apply(seen: &mut State, change: Change) {
         Change::SetRoute(prefix, route) => drop(seen.routes.insert(prefix, route)),
         Change::RemoveTunnel => {
             seen.tunnel = None;
-            seen.routes.retain(|_, route| !matches!(route.target, Some(Target::Owner(_))));
+            seen.routes.retain(|_, route| route.target.is_none_or(|target| target.owners().is_empty()));
         }
         Change::SetTunnel(tunnel) => seen.tunnel = Some(tunnel),
         Change::RemoveWireguard(line) => *seen.line_mut(line) = None,
@@ -197,8 +193,8 @@ pub fn apply(seen: &mut State, change: Change) {
         Change::SetFilter(filter) => seen.filter = Some(filter),
         Change::SetOwners { add, remove } => {
             if let Some(filter) = &mut seen.filter {
-                filter.owners.retain(|p, o| remove.get(p) != Some(o));
-                filter.owners.extend(add.clone());
+                filter.owners.retain(|owner| !remove.contains(owner));
+                filter.owners.extend(add);
             }
         }
         Change::RemoveFilter => seen.filter = None,
@@ -214,7 +210,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::{Carrier, Filter, Foyer, ProtectedPrefix, Protection};
+    use crate::state::{Carrier, Filter, Foyer, ProtectedPrefix, Protection, Target};
 
     fn address() -> impl Strategy<Value = Ipv4Addr> {
         // Few values, so that seen and wished meet.

@@ -15,10 +15,77 @@ use crate::state::Wished;
 pub enum Target {
     /// Wrapped in ipip to the owner's overlay address.
     Owner(Ipv4Addr),
+    /// The same to one of several owners, chosen by flow.
+    Owners(Owners),
     /// Straight into WireGuard (overlay prefixes).
     Wireguard,
     /// Straight into the second hub's WireGuard.
     SecondWireguard,
+}
+
+/// Two to eight owners of one prefix, each with the same share of its flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "Vec<Ipv4Addr>", try_from = "Vec<Ipv4Addr>")]
+pub struct Owners {
+    count: u8,
+    all: [Ipv4Addr; Owners::MAX],
+}
+
+impl Owners {
+    /// The most owners of one prefix.
+    pub const MAX: usize = 8;
+
+    /// The owners in ascending order, each once.
+    pub fn as_slice(&self) -> &[Ipv4Addr] {
+        &self.all[..usize::from(self.count)]
+    }
+
+    /// The owner of a flow with this hash.
+    #[inline]
+    pub fn of_flow(&self, hash: u32) -> Ipv4Addr {
+        let owners = self.as_slice();
+        // The upper bits are the better mixed ones.
+        owners[((u64::from(hash) * owners.len() as u64) >> 32) as usize]
+    }
+}
+
+impl TryFrom<Vec<Ipv4Addr>> for Owners {
+    type Error = String;
+
+    fn try_from(mut owners: Vec<Ipv4Addr>) -> Result<Owners, String> {
+        owners.sort_unstable();
+        owners.dedup();
+        let count = owners.len();
+        if !(2..=Owners::MAX).contains(&count) {
+            return Err(format!("{count} owners, not 2 to {}", Owners::MAX));
+        }
+        let mut all = [Ipv4Addr::UNSPECIFIED; Owners::MAX];
+        all[..count].copy_from_slice(&owners);
+        Ok(Owners { count: count as u8, all })
+    }
+}
+
+impl From<Owners> for Vec<Ipv4Addr> {
+    fn from(owners: Owners) -> Vec<Ipv4Addr> {
+        owners.as_slice().to_vec()
+    }
+}
+
+impl Target {
+    /// To `first`, or to it and the others by flow; at most [`Owners::MAX`] in all.
+    pub fn owned_by(first: Ipv4Addr, others: impl IntoIterator<Item = Ipv4Addr>) -> Target {
+        let all: Vec<Ipv4Addr> = std::iter::once(first).chain(others).take(Owners::MAX).collect();
+        Owners::try_from(all).map_or(Target::Owner(first), Target::Owners)
+    }
+
+    /// Everyone to whom packets are wrapped.
+    pub fn owners(&self) -> &[Ipv4Addr] {
+        match self {
+            Target::Owner(owner) => std::slice::from_ref(owner),
+            Target::Owners(owners) => owners.as_slice(),
+            Target::Wireguard | Target::SecondWireguard => &[],
+        }
+    }
 }
 
 /// Why the host needs a prefix for itself.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::capture::Capture;
 use crate::mtu;
-pub use crate::route::{ProtectedPrefix, Protection, Target};
+pub use crate::route::{Owners, ProtectedPrefix, Protection, Target};
 pub use crate::wireguard::{PrivateKey, PublicKey, WireguardPeer};
 
 /// Name of the kernel WireGuard interface.
@@ -166,7 +166,7 @@ impl Carrier {
     pub const fn interface(self, target: Target) -> &'static str {
         match (self, target) {
             (Carrier::InProcess, _) => TUN_INTERFACE,
-            (Carrier::Kernel, Target::Owner(_)) => TUNNEL_INTERFACE,
+            (Carrier::Kernel, Target::Owner(_) | Target::Owners(_)) => TUNNEL_INTERFACE,
             (Carrier::Kernel, Target::Wireguard) => WIREGUARD_INTERFACE,
             (Carrier::Kernel, Target::SecondWireguard) => SECOND_INTERFACE,
         }
@@ -184,8 +184,8 @@ impl std::fmt::Display for Carrier {
 pub struct FilterState {
     /// Clamp and foyer.
     pub filter: Filter,
-    /// Client prefix to the overlay address of its owner, checked before the kernel unwraps ipip; empty in process.
-    pub owners: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// Client prefix and the overlay address of an owner of it, checked before the kernel unwraps ipip; empty in process.
+    pub owners: BTreeSet<(Ipv4Net, Ipv4Addr)>,
 }
 
 impl State {
@@ -232,7 +232,7 @@ impl Wished {
     /// How a route to `target` is written: its MTU, MSS and source address.
     pub fn route(&self, target: Target) -> Route {
         let mtu = match target {
-            Target::Owner(_) => self.tunnel.map_or(0, |t| t.mtu),
+            Target::Owner(_) | Target::Owners(_) => self.tunnel.map_or(0, |t| t.mtu),
             Target::Wireguard => self.wireguard.as_ref().map_or(0, |w| w.mtu),
             Target::SecondWireguard => self.second.as_ref().map_or(0, |w| w.mtu),
         };
@@ -246,10 +246,11 @@ impl Wished {
 
     /// The content of our nft table when `routes` are installed. In process, ipip is checked by the process.
     pub fn filter_state(&self, routes: &BTreeMap<Ipv4Net, Route>, carrier: Carrier) -> FilterState {
-        let owners = routes.iter().filter_map(|(prefix, route)| match (carrier, route.target) {
-            (Carrier::Kernel, Some(Target::Owner(owner))) => Some((*prefix, owner)),
-            _ => None,
+        let owners = routes.iter().flat_map(|(prefix, route)| {
+            let owners = route.target.as_ref().map_or(&[][..], Target::owners);
+            owners.iter().map(|owner| (*prefix, *owner))
         });
-        FilterState { filter: self.filter, owners: owners.collect() }
+        let owners = owners.filter(|_| carrier == Carrier::Kernel).collect();
+        FilterState { filter: self.filter, owners }
     }
 }

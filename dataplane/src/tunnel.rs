@@ -18,6 +18,7 @@ pub const HEADER_LEN: usize = IPIP_OVERHEAD as usize;
 /// IP protocol number of ipip.
 pub const IPPROTO_IPIP: u8 = 4;
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 /// Time to live of outer packets.
 const TTL: u8 = 64;
 
@@ -181,6 +182,10 @@ impl Table {
         let Some(header) = Header::parse(packet) else { return Outgoing::Drop(DropReason::Malformed) };
         match (self.routes.find(header.destination), self.local) {
             (Some(Target::Owner(owner)), Some(local)) => Outgoing::Wrap(local, *owner, self.line(*owner)),
+            (Some(Target::Owners(owners)), Some(local)) => {
+                let owner = owners.of_flow(flow_hash(&header, packet));
+                Outgoing::Wrap(local, owner, self.line(owner))
+            }
             _ if self.peers.find(header.destination).is_some() => {
                 Outgoing::Plain(self.line(header.destination))
             }
@@ -219,12 +224,32 @@ impl Table {
             return Incoming::Drop(DropReason::Malformed);
         };
         match self.routes.find(header.source) {
-            Some(Target::Owner(owner)) if *owner == outer.source => {
+            Some(target) if target.owners().contains(&outer.source) => {
                 Incoming::Deliver { offset: outer.header_len, len: header.total_len }
             }
             _ => Incoming::Drop(DropReason::Spoofed),
         }
     }
+}
+
+/// A number that is the same for every packet of a flow: addresses and protocol, and the ports of TCP and UDP unless
+/// the packet is a fragment, whose pieces must stay together. The inputs are under the eyes of the site's own clients
+/// alone, so it need not be keyed.
+#[inline]
+fn flow_hash(header: &Header, packet: &[u8]) -> u32 {
+    let ports = match header.protocol {
+        IPPROTO_TCP | IPPROTO_UDP if !header.fragment => {
+            packet.get(header.header_len..).and_then(|p| p.first_chunk::<4>())
+        }
+        _ => None,
+    };
+    let ports = ports.map_or(0, |p| u32::from_be_bytes(*p));
+    let mut hash = u64::from(header.source.to_bits()) << 32 | u64::from(header.destination.to_bits());
+    hash ^= (u64::from(ports) << 8 | u64::from(header.protocol)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The finisher of SplitMix64.
+    hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (hash >> 32) as u32
 }
 
 /// From the foyer only TCP to the enrollment API is let through, and only to the hub's own foyer address.
@@ -358,6 +383,43 @@ mod tests {
             let through = packet(hubs[1], THIRD, 4, b"x");
             assert_eq!(leaf.incoming(&through), Incoming::Drop(DropReason::NoPeer));
         }
+    }
+
+    /// Flows to a prefix of several owners are shared between them, each flow and each fragmented packet stays with one,
+    /// and every owner, nobody else, may send from there.
+    #[test]
+    fn several_owners_share_the_flows() {
+        let peers = [peer("10.255.0.0/20", 7)].into();
+        let mut wished = wished(peers);
+        wished.routes.insert(CLIENT.into(), Target::owned_by(THIRD, [OTHER]));
+        let state = State::of(&wished, Protection::default(), Carrier::InProcess);
+        let leaf = Table::compile(&state, None);
+        let mut count = BTreeMap::new();
+        for port in 0..1000u16 {
+            let ports = [&port.to_be_bytes()[..], &[0, 53]].concat();
+            let sent = packet(LOCAL_CLIENT, CLIENT, 17, &ports);
+            let way = leaf.outgoing(&sent);
+            assert_eq!(
+                way,
+                leaf.outgoing(&packet(LOCAL_CLIENT, CLIENT, 17, &[&ports[..], b"more"].concat()))
+            );
+            let Outgoing::Wrap(OWN, owner, _) = way else { panic!("{way:?}") };
+            *count.entry(owner).or_insert(0) += 1;
+            let mut fragment = sent.clone();
+            fragment[6] = 0x20;
+            let mut first = packet(LOCAL_CLIENT, CLIENT, 17, &[0, 1, 0, 53]);
+            first[6] = 0x20;
+            assert_eq!(leaf.outgoing(&fragment), leaf.outgoing(&first));
+        }
+        assert_eq!(count.len(), 2);
+        assert!(count.values().all(|n| (400..600).contains(n)), "{count:?}");
+        let inner = packet(CLIENT, LOCAL_CLIENT, 17, b"hello");
+        for owner in [OTHER, THIRD] {
+            let delivered = Incoming::Deliver { offset: 20, len: 25 };
+            assert_eq!(leaf.incoming(&packet(owner, OWN, 4, &inner)), delivered);
+        }
+        let stranger = packet(Ipv4Addr::new(10, 255, 0, 9), OWN, 4, &inner);
+        assert_eq!(leaf.incoming(&stranger), Incoming::Drop(DropReason::Spoofed));
     }
 
     /// The hub relays between peers, never back to the sender, never out of the overlay.

@@ -147,6 +147,9 @@ pub struct RouteView {
     pub prefix: Ipv4Net,
     /// Overlay address of the owner that ipip leads to; `None` is straight into WireGuard.
     pub owner: Option<Ipv4Addr>,
+    /// Further owners that have their share of the flows (multipath).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners_also: Vec<Ipv4Addr>,
     /// Interface.
     pub device: String,
     /// Route MTU in octets, 0 for none.
@@ -167,6 +170,9 @@ pub struct KernelRouteView {
     pub gateway: Option<Ipv4Addr>,
     /// Outer destination, if the kernel wraps packets in ipip.
     pub tunnel_to: Option<Ipv4Addr>,
+    /// Further outer destinations of a multipath route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunnel_also: Vec<Ipv4Addr>,
     /// Preferred source address.
     pub source: Option<Ipv4Addr>,
     /// Route MTU in octets, 0 for none.

@@ -44,6 +44,12 @@ fn clients_reach_each_other_through_the_hub() {
     }
 }
 
+/// Two owners of one address share its flows; the loss of one moves all.
+#[test]
+fn equal_owners_share_the_flows() {
+    flows_are_shared(Choice::InProcess);
+}
+
 /// An inner source that the outer source does not own is dropped and counted; a route change lets it in at once.
 #[test]
 fn spoofed_inner_source_is_dropped_and_counted() {

@@ -68,6 +68,13 @@ fn the_second_wireguard_carries() {
     assert_eq!(traces(&lab, "a"), "");
 }
 
+/// Two owners of one address share its flows by one kernel route with two ways; the loss of one moves all.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn equal_owners_share_the_flows() {
+    flows_are_shared(Choice::Kernel);
+}
+
 /// Kernel and in-process nodes speak with each other, whichever of the three is which.
 #[test]
 #[ignore = "needs a kernel with WireGuard and ipip"]

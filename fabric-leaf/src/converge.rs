@@ -192,6 +192,7 @@ impl Converge {
         let mut config = SpeakerConfig::new(admission.topology.asn, router_id);
         config.cluster_id = bgp::types::ClusterId(self.router.cluster_id.unwrap_or(router_id));
         config.publish_best_paths = true;
+        config.maximum_paths = self.router.maximum_paths;
         config.hold_time_secs = self.router.hold_time_secs;
         config.graceful_restart_secs = self.router.graceful_restart_secs;
         config.long_lived_stale_secs = self.router.long_lived_stale_secs;
@@ -249,6 +250,10 @@ impl Converge {
         let key = PrivateKey::from_bytes(*keys.wireguard_private_key());
         let capture = self.settings.borrow().capture.clone();
         let wished = leaf::wished(admission, key, self.listen_port, paths, &capture, underlay, preferred);
+        let speaker = self.speaker.borrow().clone();
+        if let Some(speaker) = speaker {
+            speaker.set_next_hop_costs(leaf::next_hop_costs(&wished)).await;
+        }
         let generation = self.wishes.wish(wished);
         let preferred = admission.topology.hubs.get(preferred).map(|hub| hub.overlay);
         let best_paths = paths.generation;

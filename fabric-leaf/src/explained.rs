@@ -57,8 +57,10 @@ pub fn kernel(
     let (state, why) = judge(bgp, admission, report, &routes);
     let in_process = report.dataplane == Carrier::InProcess && state == Installed::Yes;
     let ours = report.routes.iter().find(|r| same(r.prefix, bgp.prefix));
-    let wrapped_to = ours.and_then(|r| r.owner).filter(|_| in_process);
-    KernelView { state, why, routes, wrapped_to }
+    let ours = ours.filter(|_| in_process);
+    let wrapped_to = ours.and_then(|r| r.owner);
+    let wrapped_also = ours.map(|r| r.owners_also.clone()).unwrap_or_default();
+    KernelView { state, why, routes, wrapped_to, wrapped_also }
 }
 
 /// Whether the dataplane's prefix is BGP's.
@@ -130,6 +132,7 @@ mod tests {
             device: Some("fab-tun".into()),
             gateway: None,
             tunnel_to: None,
+            tunnel_also: Vec::new(),
             source: None,
             mtu: 0,
             advmss: 0,

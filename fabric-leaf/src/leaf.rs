@@ -11,7 +11,7 @@ use dataplane::state::{
     Capture, Filter, Line, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
 };
 use enrollment::topology::{Admission, HubNode};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Seconds between keepalives toward the hub: below the 30 s after which common NATs forget a UDP flow.
 const KEEPALIVE_SECS: u16 = 25;
@@ -46,8 +46,10 @@ pub fn wished(
 ) -> Wished {
     let remote = remote_clients(admission, best);
     let mtus = dataplane::mtu::mtus(underlay.path_mtu, underlay.ipv6);
-    let mut routes: BTreeMap<Ipv4Net, Target> =
-        remote.iter().map(|(&client, &owner)| (Ipv4Net::from(client), Target::Owner(owner))).collect();
+    let mut routes: BTreeMap<Ipv4Net, Target> = remote
+        .iter()
+        .map(|(&client, &owner)| (client.into(), target(admission, client, owner, best)))
+        .collect();
     routes.extend(overlay_routes(admission, preferred));
     let captures = match capture {
         CaptureKind::None => BTreeSet::new(),
@@ -79,6 +81,17 @@ pub fn wished(
     }
 }
 
+/// To the owner that BGP chose, and to those of equal paths, each checked as the first one was.
+fn target(admission: &Admission, client: Ipv4Addr, owner: Ipv4Addr, best: &BestPaths) -> Target {
+    let prefix = Prefix::host(IpAddr::V4(client));
+    let others = best.routes.get(&prefix).map(|path| path.others.clone()).unwrap_or_default();
+    let usable = others.iter().filter_map(|other| match other {
+        IpAddr::V4(a) if unwanted(admission, prefix, *other).is_none() => Some(*a),
+        _ => None,
+    });
+    Target::owned_by(owner, usable)
+}
+
 /// Each hub carries the whole overlay on an interface of its own: packets are taken from either hub, whichever the
 /// leaf sends through itself.
 fn hub_peer(admission: &Admission, hub: &HubNode) -> (PublicKey, WireguardPeer) {
@@ -99,6 +112,19 @@ fn overlay_routes(admission: &Admission, preferred: usize) -> Vec<(Ipv4Net, Targ
         routes.extend(lines.iter().map(|(hub, line)| (Ipv4Net::from(hub.overlay), line.target())));
     }
     routes
+}
+
+/// What it costs to reach an owner through a tunnel of its own.
+const DIRECT_COST: u32 = 10;
+/// What it costs through a hub that relays.
+const RELAYED_COST: u32 = 20;
+
+/// How far next hops are, for the decision process (RFC 4271 section 9.1.2.2 e): by the WireGuard peer that carries
+/// them. What no peer carries has no cost, and is the last choice.
+pub fn next_hop_costs(wished: &Wished) -> Vec<(IpNet, u32)> {
+    let peers = wished.wireguard.iter().chain(&wished.second).flat_map(|w| w.peers.values());
+    let cost = |net: &Ipv4Net| if net.prefix_len() == 32 { DIRECT_COST } else { RELAYED_COST };
+    peers.flat_map(|p| &p.allowed_ips).map(|net| (IpNet::V4(*net), cost(net))).collect()
 }
 
 /// Remote clients and their owners' overlay addresses. What is not a host route, what is our own, and what does
@@ -194,6 +220,7 @@ pub(crate) mod tests {
     fn path(next_hop: Ipv4Addr) -> BestPath {
         BestPath {
             next_hop: next_hop.into(),
+            others: Vec::new().into(),
             originator: next_hop,
             communities: Vec::new().into(),
             local_pref: 100,
@@ -239,7 +266,7 @@ pub(crate) mod tests {
                 }
             }
             for Capture::ProxyArp { address, .. } in &wished.captures {
-                prop_assert!(matches!(wished.routes.get(&Ipv4Net::from(*address)), Some(Target::Owner(_))));
+                prop_assert!(matches!(wished.routes.get(&Ipv4Net::from(*address)), Some(Target::Owner(_))), "one owner");
             }
             let remote = wished.routes.values().filter(|t| matches!(t, Target::Owner(_))).count();
             prop_assert_eq!(remote, wished.captures.len());
@@ -329,5 +356,41 @@ pub(crate) mod tests {
         assert_eq!(tunnel, dataplane::mtu::tunnel_mtu(1400, false));
         assert_eq!(wished.filter.clamp, Some(dataplane::mtu::mss(tunnel)));
         assert!(wished.captures.is_empty());
+    }
+
+    /// Equal paths make one route to all their owners; next hops that no route may have are left out of it.
+    #[test]
+    fn equal_paths_share_a_route() {
+        let owner = |n: u8| Ipv4Addr::new(10, 255, 0, n);
+        let client = Ipv4Addr::new(10, 88, 0, 1);
+        let target = |others: &[IpAddr]| {
+            let shared = BestPath { others: others.into(), ..path(owner(5)) };
+            let routes = std::iter::once((Prefix::host(client.into()), shared)).collect();
+            let best = BestPaths { generation: 1, routes, whole: true, ..BestPaths::default() };
+            let underlay = Underlay { path_mtu: 1400, ipv6: false };
+            let key = PrivateKey::from_bytes([9; 32]);
+            let wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay, 0);
+            wished.routes[&Ipv4Net::from(client)]
+        };
+        assert_eq!(target(&[]), Target::Owner(owner(5)));
+        let (self_, outside) = (owner(2).into(), Ipv4Addr::new(192, 0, 2, 1).into());
+        assert_eq!(target(&[self_, outside]), Target::Owner(owner(5)));
+        assert_eq!(target(&[owner(4).into(), self_]).owners(), [owner(4), owner(5)]);
+    }
+
+    /// An owner with a tunnel of its own is nearer than one behind the hub; what no tunnel carries has no cost.
+    #[test]
+    fn costs_follow_the_tunnels() {
+        let best = BestPaths::default();
+        let underlay = Underlay { path_mtu: 1400, ipv6: false };
+        let key = PrivateKey::from_bytes([9; 32]);
+        let mut wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay, 0);
+        let owner = Ipv4Addr::new(10, 255, 0, 9);
+        let cost = |wished: &Wished, a: Ipv4Addr| bgp::store::Costs::new(next_hop_costs(wished)).of(a.into());
+        assert_eq!(cost(&wished, owner), RELAYED_COST);
+        let direct = WireguardPeer { allowed_ips: [owner.into()].into(), ..Default::default() };
+        wished.wireguard.as_mut().unwrap().peers.insert(PublicKey([7; 32]), direct);
+        assert_eq!(cost(&wished, owner), DIRECT_COST);
+        assert_eq!(cost(&wished, Ipv4Addr::new(192, 0, 2, 1)), bgp::store::Costs::UNKNOWN);
     }
 }

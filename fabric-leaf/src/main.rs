@@ -13,6 +13,7 @@ mod hint;
 mod http;
 mod hubs_word;
 mod leaf;
+mod measured;
 mod membership;
 mod preferred;
 mod probe;

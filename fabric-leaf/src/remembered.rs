@@ -59,6 +59,7 @@ impl Remembered {
                 }
                 let path = BestPath {
                     next_hop: IpAddr::V4(owner),
+                    others: Arc::new([]),
                     originator: owner,
                     communities: Arc::new([]),
                     local_pref: 0,

@@ -23,7 +23,7 @@ use crate::membership::{Membership, Owner};
 use crate::remembered::{self, Remembered};
 use crate::settings::{self, Settings};
 use crate::words::Word;
-use crate::{http, leaf};
+use crate::{http, leaf, measured};
 
 /// A person's words that may wait for one another.
 const ASK_QUEUE: usize = 4;
@@ -87,6 +87,14 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
         let routes = http::router(leaf.clone());
         async move { axum::serve(admin, routes).await }
     });
+    if let Some(address) = config.router.spec.metrics_listen {
+        let served = control::metrics::serve(address, measured::observe(leaf.clone())).await;
+        served.map_err(io(format!("listening on {address} for metrics")))?;
+    }
+    if let Some(dump) = config.router.spec.mrt_dump.clone() {
+        let speaker = leaf.speaker.clone();
+        tokio::spawn(control::mrt_dump::keep(Arc::new(move || speaker.borrow().clone()), dump));
+    }
     tracing::info!("running");
     let signal = stop_signal().await.map_err(io("waiting for a signal".into()))?;
     tracing::info!(signal, "stopping");

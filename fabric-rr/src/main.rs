@@ -10,6 +10,7 @@ mod hint;
 mod http;
 mod hub;
 mod join;
+mod measured;
 mod memory;
 mod moves;
 mod peering;

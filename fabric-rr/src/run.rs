@@ -27,7 +27,7 @@ use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
 use crate::memory::Memory;
-use crate::{http, hub, join, peering};
+use crate::{http, hub, join, measured, peering};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
 /// paths differ and must not be the narrowest; each leaf keeps its own limit by tunnel MTU and clamp.
@@ -63,6 +63,8 @@ pub struct Hub {
 
 /// What a hub has beside the reflector.
 pub struct Enrolled {
+    /// Who serves the leaf API, and counts.
+    pub service: enrollment::io::http::Service,
     /// Its constants.
     pub settings: HubSettings,
     /// The truth about leaves, claims and invites.
@@ -131,6 +133,10 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
         let routes = http::router(hub.clone());
         async move { axum::serve(admin, routes).await }
     });
+    if let Some(address) = hub.config.router.spec.metrics_listen {
+        let served = control::metrics::serve(address, measured::observe(hub.clone())).await;
+        served.map_err(io(format!("listening on {address} for metrics")))?;
+    }
     tracing::info!(name = hub.name, listening = ?hub.speaker.listening(), "running");
     let signal = stop_signal().await.map_err(io("waiting for a signal".into()))?;
     tracing::info!(signal, "stopping: leaves keep their routes (fail static)");
@@ -175,6 +181,10 @@ async fn start(
         speaker.monitor(Station { statistics_secs, ..Station::new(*address, name) });
     }
     let named = neighbors(&config.peers).map_err(start_error)?;
+    if let Some(dump) = router.mrt_dump.clone() {
+        let found = speaker.clone();
+        tokio::spawn(control::mrt_dump::keep(Arc::new(move || Some(found.clone())), dump));
+    }
     speaker.set_liveness(liveness(&config, false)).await;
     speaker.set_neighbors(named.clone()).await;
     let enrolled = match opened {
@@ -231,6 +241,7 @@ async fn serve_enrollment(
         underlay_hook(opened.dataplane.clone()),
     );
     service.tell_rejected(rejected_hook(asked));
+    let counts = service.clone();
     let hubs = HubService::new(opened.registry.clone(), opened.keys.clone(), applied_hook(applied.clone()));
     let replication = Replication::start(opened.registry.clone(), opened.keys.clone());
     if let Some(state) = &opened.hears_first {
@@ -246,6 +257,7 @@ async fn serve_enrollment(
         tokio::spawn(enrollment::io::listener::serve_router(listener, router.clone()));
     }
     Ok(Enrolled {
+        service: counts,
         settings: opened.settings,
         replication,
         registry: opened.registry,
@@ -421,8 +433,13 @@ fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
             let what = format!("BGPDynamicPeer/{}", object.name);
             let guard = guard(&what, key, object.spec.max_hops).map_err(start_error)?;
             let (receive, send) = (object.spec.add_path_receive, object.spec.add_path_send.count());
-            let max_prefixes = object.spec.max_prefixes;
-            Ok(PeerOptions { guard, add_path: AddPathOptions { receive, send }, max_prefixes })
+            Ok(PeerOptions {
+                guard,
+                add_path: AddPathOptions { receive, send },
+                max_prefixes: object.spec.max_prefixes,
+                prefix_warning_percent: object.spec.prefix_warning_percent,
+                multipath: false,
+            })
         })
         .collect()
 }

@@ -132,6 +132,9 @@ impl Shared {
         while let Some(action) = inner.speaker.next_action() {
             match action {
                 Action::Close(id, last) => close(self, inner, id, last),
+                Action::Warn { peer, held, limit } => {
+                    tracing::warn!(%peer, held, limit, "near its prefix limit; one more than that ends the session");
+                }
                 Action::Watch(id, settings) => liveness::watch(self, inner, id, settings),
                 Action::Dial { peer, to, from, guard } => {
                     spawn_local(dial(Rc::clone(self), peer, to, from, guard));

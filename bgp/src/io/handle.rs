@@ -106,6 +106,11 @@ impl Speaker {
         self.ask(|done| Command::SetLiveness(liveness, done)).await;
     }
 
+    /// Tells how far next hops are, by the most specific prefix that holds them; lower is nearer.
+    pub async fn set_next_hop_costs(&self, costs: Vec<(ipnet::IpNet, u32)>) {
+        let _ = self.look(move |speaker, _| speaker.set_next_hop_costs(costs)).await;
+    }
+
     /// Sets the whole wished set of own routes.
     pub async fn originate(&self, routes: Vec<Originated>) {
         self.ask(|done| Command::Originate(routes, done)).await;

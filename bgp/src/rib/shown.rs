@@ -6,6 +6,21 @@ use crate::policy::RejectReason;
 use crate::store::SourceId;
 
 impl<A: Address> Table<A> {
+    /// The prefixes that wait for [`Table::flush`].
+    pub fn marked(&self) -> impl Iterator<Item = (A, u8)> + '_ {
+        self.dirty.iter().map(|i| (self.nets[*i as usize].addr, self.nets[*i as usize].len))
+    }
+
+    /// Marks every prefix with more than one path: what the decision goes by has changed.
+    pub fn mark_contested(&mut self) {
+        for i in 0..self.nets.len() {
+            let contested = self.entry(i).is_some() && self.chain(self.nets[i].head).nth(1).is_some();
+            if contested {
+                self.mark(i as u32);
+            }
+        }
+    }
+
     /// The prefix under a number below [`Table::scan_bound`], if it has any path.
     pub fn entry(&self, at: usize) -> Option<(A, u8)> {
         let net = self.nets.get(at)?;

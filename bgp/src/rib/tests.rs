@@ -29,7 +29,7 @@ impl Pair {
         for s in 1..=4u16 {
             let address = IpAddr::from([10, 0, 0, s as u8]);
             let id = sources
-                .add(PeerKey::Dynamic(address), address, u32::from(s).into(), true)
+                .add(PeerKey::Dynamic(address), address, u32::from(s).into(), (true, false))
                 .expect("there is room");
             let mut of_source = Vec::new();
             for pref in [100, 200] {
@@ -69,6 +69,8 @@ impl Pair {
                         attributes: self.store.get(*attr).unwrap(),
                         local: false,
                         stale: *stale,
+                        external: false,
+                        next_hop_cost: 0,
                         peer_address: self.sources.get(SourceId(*source)).unwrap().address,
                         path_id: *path_id,
                     })

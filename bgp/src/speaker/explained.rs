@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::multipath::EQUAL;
 use super::{Conn, Speaker};
 use crate::attributes::Attributes;
 use crate::best_path::Step;
@@ -10,7 +11,7 @@ use crate::message::{Address, MAX_LEN};
 use crate::reflect::Audience;
 use crate::rib::{PathInfo, Table};
 use crate::session::{Millis, State};
-use crate::store::{AttrId, SourceId};
+use crate::store::{AttrId, Costs, SourceId};
 use crate::types::{Family, Prefix};
 
 impl Speaker {
@@ -34,7 +35,8 @@ impl Speaker {
     fn explain_in<A: Address>(&self, table: &Table<A>, addr: A, len: u8, now: Millis) -> Explanation {
         let prefix = addr.prefix(len);
         let mut infos = table.explain(addr, len, &self.store, &self.sources);
-        infos.sort_by_key(|i| (!i.best, i.rejected.is_some(), self.tie_break(i)));
+        self.mark_equal(&mut infos);
+        infos.sort_by_key(|i| (!i.best, !i.equal, i.rejected.is_some(), self.tie_break(i)));
         let candidates: Vec<CandidateView> =
             infos.iter().filter_map(|info| self.candidate(prefix, info, &infos, now)).collect();
         let best = infos.iter().find(|i| i.best);
@@ -76,6 +78,7 @@ impl Speaker {
         });
         let (verdict, reason) = match (&rejected, &lost_at) {
             (Some(r), _) => (Verdict::Rejected, format!("rejected: {}", r.reason.as_str())),
+            (_, Some(_)) if info.equal => (Verdict::Equal, EQUAL.to_string()),
             (_, Some(step)) => (Verdict::Lost, format!("lost: not the {}", step.step)),
             _ => (Verdict::Chosen, "best".to_string()),
         };
@@ -113,6 +116,14 @@ impl Speaker {
             Step::Origin => super::shown::origin(a.origin).into(),
             Step::Med => a.med.unwrap_or(0).to_string(),
             Step::Fresh => if info.stale { "stale" } else { "live" }.into(),
+            Step::External => {
+                let external = self.sources.get(info.source).is_some_and(|s| s.external);
+                if external { "external" } else { "internal" }.into()
+            }
+            Step::NextHopCost => match self.sources.costs.of(a.next_hop) {
+                Costs::UNKNOWN => format!("{}, nothing leads there", a.next_hop),
+                cost => format!("{} at cost {cost}", a.next_hop),
+            },
             Step::RouterId => a.originator.to_string(),
             Step::ClusterListLength => a.cluster_count.to_string(),
             Step::PeerAddress => {
@@ -188,6 +199,12 @@ fn outcome(infos: &[PathInfo], told: usize, decided_by: Option<&StepView>) -> St
         (0, 0) => "no neighbour has sent it and it is not our own".into(),
         (0, n) => format!("not chosen: every path of {n} is rejected"),
         (1, _) => format!("chosen: the only accepted path of {}, advertised to {told}", infos.len()),
+        _ if infos.iter().any(|i| i.equal) => {
+            let used = 1 + infos.iter().filter(|i| i.equal).count();
+            format!(
+                "chosen: {used} equal paths of {accepted} accepted ones share it, the best is advertised to {told}"
+            )
+        }
         _ => {
             let step = decided_by.map_or_else(String::new, |s| format!(" by {} ({})", s.step, s.rule));
             format!("chosen among {accepted} accepted paths{step}, advertised to {told}")

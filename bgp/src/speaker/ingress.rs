@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Speaker;
+use super::{Action, Speaker};
 use crate::attributes::{Attributes, Read, mp_reach, mp_unreach};
 use crate::malformed::Section;
 use crate::message::{Address, Notification, Refresh, Update, cease, next_route};
@@ -77,7 +77,11 @@ impl Speaker {
                 return Ok(());
             }
             return if update.nlri.is_empty() {
-                Ok(())
+                // Fewer routes can only end the nearness to the limit.
+                match self.conn(slot).is_some_and(|c| c.near_limit) {
+                    true => self.over_limit(slot),
+                    false => Ok(()),
+                }
             } else {
                 self.treated_as_withdraw(slot, "3/3: there are no attributes".into());
                 self.withdraw_family(slot, source, Family::Ipv4, update.nlri)
@@ -245,12 +249,12 @@ impl Speaker {
         }
     }
 
-    /// A neighbour that holds more than its admission or its options allow must go (RFC 4486 subcode 1); at three
-    /// quarters of it there is a warning.
+    /// A neighbour that holds more than its admission or its options allow must go (RFC 4486 subcode 1); at the
+    /// configured share of it there is a warning.
     pub(super) fn over_limit(&mut self, slot: usize) -> Result<(), Notification> {
         let Some(conn) = self.conn(slot) else { return Ok(()) };
-        let limits = [conn.policy.as_ref().map(|p| p.max_prefixes), conn.max_prefixes];
-        let Some(max_prefixes) = limits.into_iter().flatten().min() else { return Ok(()) };
+        let limit = prefix_limit(conn.policy.as_deref(), conn.max_prefixes);
+        let Some(max_prefixes) = limit else { return Ok(()) };
         let Some(source) = conn.source else { return Ok(()) };
         let flood = conn.unkept > REJECTIONS_LIMIT;
         let mut most = 0;
@@ -267,17 +271,24 @@ impl Speaker {
         Ok(())
     }
 
-    /// Warns once when a neighbour comes to three quarters of its prefix limit.
+    /// Warns once each time that a neighbour comes to the configured share of its prefix limit. It counts as below
+    /// again a tenth of the limit further down: a route that comes and goes must not fill the log.
     fn near_limit(&mut self, slot: usize, held: u32, max_prefixes: u32) {
-        let near = held > 0 && u64::from(held) * 4 >= u64::from(max_prefixes) * 3;
         let Some(Some(conn)) = self.conns.get_mut(slot) else { return };
-        if near && !conn.near_limit {
+        let Some(peer) = self.peers.get_mut(&conn.peer) else { return };
+        let percent = u64::from(peer.options().prefix_warning_percent);
+        let share = u64::from(held) * 100;
+        let reached = held > 0 && share >= u64::from(max_prefixes) * percent;
+        let below = share < u64::from(max_prefixes) * percent.saturating_sub(10).max(1);
+        if reached && !conn.near_limit {
+            conn.near_limit = true;
             conn.totals.prefix_warnings += 1;
-            if let Some(peer) = self.peers.get_mut(&conn.peer) {
-                peer.last_error = Some(format!("warning: {held} prefixes of at most {max_prefixes}"));
-            }
+            peer.last_error = Some(format!("warning: {held} prefixes of at most {max_prefixes}"));
+            let name = peer.policy().map_or_else(|| peer.key.to_string(), |p| p.owner.clone());
+            self.actions.push_back(Action::Warn { peer: name, held, limit: max_prefixes });
+        } else if held == 0 || below {
+            conn.near_limit = false;
         }
-        conn.near_limit = near;
     }
 
     /// Judges what a source has sent by its policy of now; asks for what was too much to be kept.
@@ -459,4 +470,9 @@ impl Arrival<'_> {
         let before = held(addr, len, id).flatten();
         all.note(self.source, (addr.prefix(len), id), reason, before, self.now);
     }
+}
+
+/// How many accepted prefixes of a family a neighbour may hold: by its admission and by its options.
+pub(super) fn prefix_limit(policy: Option<&ImportPolicy>, options: Option<u32>) -> Option<u32> {
+    [policy.map(|p| p.max_prefixes), options].into_iter().flatten().min()
 }

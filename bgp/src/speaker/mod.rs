@@ -13,6 +13,7 @@ mod guard;
 mod ingress;
 mod liveness;
 mod long_lived;
+mod multipath;
 mod neighbors;
 mod output;
 mod publish;
@@ -88,6 +89,15 @@ pub enum Action {
     /// Have a BFD session with these settings beside this connection, or none; it ends with the connection. Its
     /// fall goes to [`Speaker::bfd_fell`].
     Watch(ConnId, Option<bfd::settings::Settings>),
+    /// Write a warning: the neighbour has come near its prefix limit.
+    Warn {
+        /// The neighbour's name.
+        peer: String,
+        /// Accepted prefixes that it holds of one family.
+        held: u32,
+        /// How many it may hold.
+        limit: u32,
+    },
 }
 
 /// One connection with its session.

@@ -119,6 +119,7 @@ impl Speaker {
         let key = conn.peer.clone();
         let Some(peer) = self.peers.get(&key) else { return };
         let (address, client, kept) = (peer.address, peer.client(), peer.source);
+        let external = peer.remote_asn() != self.config.asn;
         let (fail_static, send_paths) = (peer.fail_static_secs() > 0, peer.add_path().send);
         let router_id = negotiated.peer.router_id;
         let same = kept
@@ -129,10 +130,11 @@ impl Speaker {
                 peer.nothing_kept();
             }
         }
-        let source = match same.or_else(|| self.sources.add(key.clone(), address, router_id, client)) {
-            Some(source) => source,
-            None => return self.stop(slot, Notification::cease(cease::OUT_OF_RESOURCES), now),
-        };
+        let source =
+            match same.or_else(|| self.sources.add(key.clone(), address, router_id, (client, external))) {
+                Some(source) => source,
+                None => return self.stop(slot, Notification::cease(cease::OUT_OF_RESOURCES), now),
+            };
         for family in Family::ALL {
             // RFC 4724 section 4.2; fail static needs no forwarding bit, for next hops are not the peer's.
             let gr = negotiated.graceful_restart.unwrap_or_default();

@@ -52,6 +52,11 @@ impl Speaker {
             let fresh = self.v4.take_freshened() | self.v6.take_freshened();
             self.publish |= fresh && self.config.publish_best_paths;
             let mut changed = self.published.notes(self.config.publish_best_paths && !self.publish);
+            if self.config.maximum_paths > 1 {
+                // Another path than the best may have come or gone.
+                self.v4.marked().for_each(|(addr, len)| changed.note(addr, len));
+                self.v6.marked().for_each(|(addr, len)| changed.note(addr, len));
+            }
             flush_table(&mut self.v4, store, sources, batch, log, |change| {
                 for (_, b) in behind.iter_mut().filter(|(paths, _)| paths[0] == 0) {
                     b.v4.insert((change.addr, change.len, 0));

@@ -100,11 +100,13 @@ impl Speaker {
     }
 
     fn best_in<A: Address>(&self, table: &Table<A>, addr: A, len: u8) -> Option<BestPath> {
-        let infos = table.explain(addr, len, &self.store, &self.sources);
+        let mut infos = table.explain(addr, len, &self.store, &self.sources);
+        self.mark_equal(&mut infos);
         let best = infos.iter().find(|i| i.best)?;
         let a = self.store.get(best.attr)?;
         Some(BestPath {
             next_hop: a.next_hop.to_canonical(),
+            others: self.equal_next_hops(&infos),
             originator: a.originator.0,
             communities: a.communities().into(),
             local_pref: a.local_pref,

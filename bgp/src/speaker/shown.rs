@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::ingress::prefix_limit;
+use super::multipath::EQUAL;
 use super::{Conn, Speaker};
 use crate::egress::Member;
 use crate::message::Address;
@@ -106,7 +108,9 @@ impl Speaker {
             attributes_discarded: totals.attributes_discarded,
             notifications_sent: totals.notifications_sent,
             notifications_received: totals.notifications_received,
-            prefix_limit: peer.policy().map(|p| p.max_prefixes),
+            prefix_limit: prefix_limit(peer.policy().map(|p| &**p), peer.options().max_prefixes),
+            prefix_warning_percent: peer.options().prefix_warning_percent,
+            near_prefix_limit: conns().any(|c| c.near_limit),
             prefix_warnings: totals.prefix_warnings,
             last_error,
             established_count: peer.established_count,
@@ -195,7 +199,8 @@ impl Speaker {
         if query.prefix.is_some_and(|p| p != prefix && !(query.longer && inside(p))) {
             return;
         }
-        infos.sort_by_key(|i| (!i.best, i.rejected.is_some(), i.source));
+        self.mark_equal(&mut infos);
+        infos.sort_by_key(|i| (!i.best, !i.equal, i.rejected.is_some(), i.source));
         let deciding = infos.iter().filter_map(|i| i.lost).max();
         let alone = infos.iter().filter(|i| i.rejected.is_none()).count() == 1;
         for info in &infos {
@@ -205,6 +210,7 @@ impl Speaker {
             }
             let reason = match (info.rejected, info.lost, deciding) {
                 (Some(why), ..) => format!("rejected: {}", why.as_str()),
+                (_, Some(_), _) if info.equal => EQUAL.to_string(),
                 (_, Some(step), _) => format!("lost: not the {}", step.as_str()),
                 (_, None, Some(step)) if !alone => format!("best: {}", step.as_str()),
                 _ => "best: the only path".to_string(),
@@ -229,6 +235,7 @@ impl Speaker {
             originator_id: a.originator.0,
             cluster_list: a.cluster_list(),
             best: info.best,
+            equal: info.equal,
             reason,
             local_pref: a.local_pref,
             med: a.med,

@@ -2,6 +2,7 @@
 
 mod add_path;
 mod long_lived;
+mod multipath;
 mod protocol;
 mod restart;
 

@@ -209,13 +209,21 @@ fn peers_table(peers: &[PeerView]) -> String {
             text::seconds(peer.since_secs),
             text::or_dash(&peer.bfd.as_ref().map(|b| b.state.clone())),
             text::or_dash(&peer.dynamic),
-            peer.prefixes_accepted.to_string(),
+            accepted(peer),
             peer.prefixes_rejected.to_string(),
             peer.prefixes_sent.to_string(),
             text::or_dash(&peer.last_error),
         ]);
     }
     table.to_string()
+}
+
+/// Accepted prefixes; with the limit, marked when a neighbour is near it.
+fn accepted(peer: &PeerView) -> String {
+    match peer.prefix_limit {
+        Some(limit) if peer.near_prefix_limit => format!("{} of {limit} !", peer.prefixes_accepted),
+        _ => peer.prefixes_accepted.to_string(),
+    }
 }
 
 /// Whether a path is kept from a session that was lost, here or at whoever passed it on.
@@ -234,6 +242,7 @@ fn routes_table(routes: &[RouteView]) -> String {
     for route in routes {
         let mark = match (route.best, route.accepted) {
             (true, _) => "*",
+            _ if route.equal => "=",
             (false, true) => "",
             (false, false) => "x",
         };

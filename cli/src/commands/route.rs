@@ -106,6 +106,7 @@ fn candidates(all: &[CandidateView]) -> String {
         let path = &candidate.path;
         let mark = match candidate.verdict {
             Verdict::Chosen => "*",
+            Verdict::Equal => "=",
             Verdict::Lost => "",
             Verdict::Rejected => "x",
         };
@@ -142,6 +143,9 @@ fn verdict(candidate: &CandidateView) -> String {
             let times = if r.count == 1 { "once".into() } else { format!("{} times", r.count) };
             format!("rejected {times} in {}: {} ({})", text::seconds(r.since_secs), r.why, r.reason.as_str())
         }
+        (_, Some(StepView { step, .. })) if candidate.verdict == Verdict::Equal => {
+            format!("equal, used beside the chosen one (not the {step})")
+        }
         (_, Some(StepView { step, rule, had, against })) => {
             format!("lost at {step}: {had} against {against} ({rule})")
         }
@@ -174,7 +178,8 @@ fn kernel(view: &KernelView) -> String {
         Installed::Refused => "refused",
         Installed::NotNeeded => "nothing to install",
     };
-    let wrapped = view.wrapped_to.map(|o| format!("; this process wraps packets to {o}"));
+    let all: Vec<_> = view.wrapped_to.iter().chain(&view.wrapped_also).collect();
+    let wrapped = (!all.is_empty()).then(|| format!("; this process wraps packets to {}", text::list(&all)));
     format!("{state}: {}{}", view.why, wrapped.unwrap_or_default())
 }
 
@@ -189,7 +194,7 @@ fn kernel_routes(routes: &[KernelRouteView]) -> String {
             route.prefix.to_string(),
             text::or_dash(&route.device),
             text::or_dash(&route.gateway),
-            text::or_dash(&route.tunnel_to),
+            text::list(route.tunnel_to.iter().chain(&route.tunnel_also).collect::<Vec<_>>()),
             text::or_dash(&route.source),
             number(route.mtu),
             number(route.advmss),

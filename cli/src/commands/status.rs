@@ -170,7 +170,8 @@ fn routes(report: &Report) -> String {
     let mut table = Table::new(["ROUTE", "OWNER", "DEVICE", "MTU", "ADVMSS"], "");
     for route in &report.routes {
         let (mtu, advmss) = (route.mtu.to_string(), route.advmss.to_string());
-        table.row([route.prefix.to_string(), text::or_dash(&route.owner), route.device.clone(), mtu, advmss]);
+        let owners: Vec<_> = route.owner.iter().chain(&route.owners_also).collect();
+        table.row([route.prefix.to_string(), text::list(&owners), route.device.clone(), mtu, advmss]);
     }
     table.to_string()
 }

@@ -283,7 +283,9 @@ impl Host {
         let route = |r: &KernelRoute| {
             let device = r.interface.and_then(|index| names.get(&index)).copied();
             let target = match (self.carrier(), device, r.tunnel_to) {
-                (Carrier::Kernel, Some(TUNNEL_INTERFACE), Some(owner)) => Some(Target::Owner(owner)),
+                (Carrier::Kernel, Some(TUNNEL_INTERFACE), Some(owner)) => {
+                    Some(Target::owned_by(owner, r.tunnel_also.iter().copied()))
+                }
                 (Carrier::Kernel, Some(WIREGUARD_INTERFACE), None) => Some(Target::Wireguard),
                 (Carrier::Kernel, Some(SECOND_INTERFACE), None) => Some(Target::SecondWireguard),
                 (Carrier::InProcess, Some(TUN_INTERFACE), None) => self.targets.get(&r.prefix).copied(),

@@ -20,6 +20,7 @@ pub async fn kernel_routes(address: Ipv4Addr) -> io::Result<Vec<KernelRouteView>
         device: r.interface.and_then(name),
         gateway: r.gateway,
         tunnel_to: r.tunnel_to,
+        tunnel_also: r.tunnel_also,
         source: r.source,
         mtu: r.mtu,
         advmss: r.advmss,

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnet::Ipv4Net;
+use netlink_packet_core::Nla as _;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -13,13 +14,15 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteIpTunnel, RouteLwTunnelEncap, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteIpTunnel, RouteLwEnCapType, RouteLwTunnelEncap,
+    RouteMessage, RouteMetric, RouteNextHop, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, LinkIpIp, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 
 use crate::state::{ROUTE_PROTOCOL, Route, Target};
 
+/// The kernel's number of the outer destination in an ipip encapsulation.
+const LWTUNNEL_IP_DST: u16 = 2;
 /// Time to live of packets that the kernel wraps.
 const TUNNEL_TTL: u8 = 64;
 
@@ -46,6 +49,8 @@ pub(crate) struct KernelRoute {
     pub(crate) metric: u32,
     pub(crate) source: Option<Ipv4Addr>,
     pub(crate) tunnel_to: Option<Ipv4Addr>,
+    /// Further outer destinations of a multipath route.
+    pub(crate) tunnel_also: Vec<Ipv4Addr>,
     pub(crate) mtu: u32,
     pub(crate) advmss: u32,
 }
@@ -203,16 +208,28 @@ impl Netlink {
         index: u32,
         wraps: bool,
     ) -> io::Result<()> {
-        let mut builder = our_route(prefix).output_interface(index).scope(RouteScope::Link);
+        let mut builder = our_route(prefix).scope(RouteScope::Link);
         if let Some(source) = route.source {
             builder = builder.pref_source(source);
         }
-        if let (Some(Target::Owner(owner)), true) = (route.target, wraps) {
+        let outer = |owner: Ipv4Addr| {
             let mut outer = vec![RouteIpTunnel::Destination(owner), RouteIpTunnel::Ttl(TUNNEL_TTL)];
             outer.extend(route.source.map(RouteIpTunnel::Source));
-            builder = builder.encap_ip(outer);
+            outer
+        };
+        let mut several = None;
+        match (route.target, wraps) {
+            (Some(Target::Owner(owner)), true) => {
+                builder = builder.output_interface(index).encap_ip(outer(owner));
+            }
+            (Some(Target::Owners(owners)), true) => {
+                let hops = owners.as_slice().iter().map(|owner| next_hop(index, outer(*owner)));
+                several = Some(RouteAttribute::MultiPath(hops.collect()));
+            }
+            _ => builder = builder.output_interface(index),
         }
         let mut message = builder.build();
+        message.attributes.extend(several);
         let metrics = [(route.mtu, RouteMetric::Mtu as fn(u32) -> _), (route.advmss, RouteMetric::Advmss)];
         let metrics: Vec<_> =
             metrics.into_iter().filter(|(n, _)| *n > 0).map(|(n, metric)| metric(n.into())).collect();
@@ -248,6 +265,15 @@ impl Netlink {
         already(self.handle.neighbours().del(message).execute().await, &[ENOENT, ENODEV])
             .map_err(|e| failed(format_args!("removing proxy ARP for {address}"), e))
     }
+}
+
+/// One way of a multipath route (RTA_MULTIPATH).
+fn next_hop(index: u32, outer: Vec<RouteIpTunnel>) -> RouteNextHop {
+    let mut hop = RouteNextHop::default();
+    hop.interface_index = index;
+    let encap = outer.into_iter().map(RouteLwTunnelEncap::Ip).collect();
+    hop.attributes = vec![RouteAttribute::EncapType(RouteLwEnCapType::Ip), RouteAttribute::Encap(encap)];
+    hop
 }
 
 fn our_route(prefix: Ipv4Net) -> RouteMessageBuilder<Ipv4Addr> {
@@ -293,6 +319,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
         metric: 0,
         source: None,
         tunnel_to: None,
+        tunnel_also: Vec::new(),
         mtu: 0,
         advmss: 0,
     };
@@ -307,6 +334,12 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(*address),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => route.source = Some(*address),
+            RouteAttribute::MultiPath(hops) => {
+                route.interface = hops.first().map(|hop| hop.interface_index);
+                let mut all = hops.iter().filter_map(outer_destination);
+                route.tunnel_to = all.next();
+                route.tunnel_also = all.collect();
+            }
             RouteAttribute::Encap(encaps) => route.tunnel_to = encaps.iter().find_map(tunnel_destination),
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
@@ -326,8 +359,21 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
 fn tunnel_destination(encap: &RouteLwTunnelEncap) -> Option<Ipv4Addr> {
     match encap {
         RouteLwTunnelEncap::Ip(RouteIpTunnel::Destination(owner)) => Some(*owner),
+        // Inside a multipath route the codec meets the encapsulation before its type, and leaves it unread.
+        RouteLwTunnelEncap::Other(raw) if raw.kind() == LWTUNNEL_IP_DST => {
+            let mut octets = [0; 4];
+            (raw.value_len() == octets.len()).then(|| raw.emit_value(&mut octets))?;
+            Some(octets.into())
+        }
         _ => None,
     }
+}
+
+fn outer_destination(hop: &RouteNextHop) -> Option<Ipv4Addr> {
+    hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Encap(encaps) => encaps.iter().find_map(tunnel_destination),
+        _ => None,
+    })
 }
 
 fn proxy(message: &NeighbourMessage) -> Option<Proxy> {

@@ -109,8 +109,8 @@ impl Table {
                 run(&["-f", "-"], Some(nft::change_owners(add, remove))).await?;
                 self.last = last.map(|mut seen| {
                     if let Some(filter) = &mut seen.filter {
-                        filter.owners.retain(|prefix, owner| remove.get(prefix) != Some(owner));
-                        filter.owners.extend(add.iter().map(|(prefix, owner)| (*prefix, *owner)));
+                        filter.owners.retain(|owner| !remove.contains(owner));
+                        filter.owners.extend(add.iter().copied());
                     }
                     seen
                 });

@@ -403,15 +403,12 @@ fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
 }
 
 fn route_views(state: &State) -> Vec<RouteView> {
-    use crate::state::Target;
     let view = |(prefix, route): (&ipnet::Ipv4Net, &crate::state::Route)| {
         let target = route.target?;
         Some(RouteView {
             prefix: *prefix,
-            owner: match target {
-                Target::Owner(owner) => Some(owner),
-                Target::Wireguard | Target::SecondWireguard => None,
-            },
+            owner: target.owners().first().copied(),
+            owners_also: target.owners().iter().skip(1).copied().collect(),
             device: state.carrier.interface(target).into(),
             mtu: route.mtu,
             advmss: route.advmss,

@@ -56,13 +56,15 @@ impl Lab {
         );
         let prefix = format!("dp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let mut lab = Lab { prefix, names: Vec::new() };
-        for name in names {
-            let full = lab.ns(name);
-            run("ip", &["netns", "add", &full]);
-            lab.names.push(full);
-            lab.sh(name, "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
-        }
+        names.iter().for_each(|name| lab.add(name));
         lab
+    }
+
+    pub fn add(&mut self, name: &str) {
+        let full = self.ns(name);
+        run("ip", &["netns", "add", &full]);
+        self.names.push(full);
+        self.sh(name, "ip link set lo up; sysctl -qw net.ipv4.ip_forward=1");
     }
 
     pub fn ns(&self, name: &str) -> String {
@@ -325,4 +327,76 @@ pub fn traces(lab: &Lab, name: &str) -> String {
         "ip -o link | grep fab- || true; ip -4 route show table all proto 84; \
          ip neigh show proxy; nft list ruleset",
     )
+}
+
+/// An address that two leaves serve.
+const ANYCAST: &str = "10.88.0.1";
+
+/// Two leaves own one address: the flows of 32 clients are shared between them; when one goes, all go to the other,
+/// and when it is back, they are shared again.
+pub fn flows_are_shared(choice: Choice) {
+    let mut lab = sites(1500);
+    lab.add("c");
+    lab.cable(("net", "to-c", "198.51.103.1/24"), ("c", "wan", "198.51.103.2/24"), 1500);
+    lab.sh("c", "ip route add default via 198.51.103.1");
+    lab.sh("ca", "for n in $(seq 100 131); do ip addr add 10.81.10.$n/32 dev eth0; done");
+    let mut hub = lab.node("hub", choice);
+    hub.wish(&hub_wish(&[2, 3, 4]));
+    let mut owners = Vec::new();
+    for (name, n) in [("b", 3), ("c", 4)] {
+        let mut node = lab.node(name, choice);
+        node.wish(&leaf_wish(n, 1500, &[("10.81.10.0/24", 2)]));
+        owners.push(node);
+        lab.sh(name, &format!("ip addr add {ANYCAST}/32 dev lo"));
+        lab.within(name, move || {
+            let socket = std::net::UdpSocket::bind((ANYCAST, 7002)).unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16];
+                while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&[n], from);
+                }
+            });
+        });
+    }
+    let mut a = lab.node("a", choice);
+    let to = |all: &[u8]| {
+        let mut wished = leaf_wish(2, 1500, &[]);
+        let all: Vec<_> = all.iter().map(|n| Ipv4Addr::new(10, 255, 0, *n)).collect();
+        wished.routes.insert(net("10.88.0.1/32"), Target::owned_by(all[0], all[1..].to_vec()));
+        wished
+    };
+    for (wished, others) in [(&[3, 4][..], 1), (&[3], 0), (&[4, 3], 1)] {
+        let report = a.wish(&to(wished));
+        let route = report.routes.iter().find(|r| r.prefix == net("10.88.0.1/32")).unwrap();
+        assert_eq!((route.owner, route.owners_also.len()), (Some(Ipv4Addr::new(10, 255, 0, 3)), others));
+        assert_eq!(a.report().repairs, 0, "what is seen is what was wished");
+        // Handshakes come first.
+        eventually("the first answer", Duration::from_secs(8), || {
+            answers(&lab, 100..132).values().sum::<u32>() == 32
+        });
+        let count = answers(&lab, 100..132);
+        let by_each: Vec<u32> = [3, 4].iter().map(|n| count.get(n).copied().unwrap_or(0)).collect();
+        assert_eq!(by_each.iter().sum::<u32>(), 32, "{count:?}");
+        match wished.len() {
+            1 => assert_eq!(by_each, [32, 0]),
+            _ => assert!(by_each.iter().all(|n| *n >= 4), "{count:?}"),
+        }
+    }
+}
+
+/// Who answers each of the clients 10.81.10.N, and how many have an answer from each.
+fn answers(lab: &Lab, clients: std::ops::Range<u8>) -> BTreeMap<u8, u32> {
+    lab.within("ca", move || {
+        let mut count = BTreeMap::new();
+        for n in clients {
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::new(10, 81, 10, n), 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            socket.send_to(b"who", (ANYCAST, 7002)).unwrap();
+            let mut answer = [0; 1];
+            if socket.recv_from(&mut answer).is_ok() {
+                *count.entry(answer[0]).or_insert(0) += 1;
+            }
+        }
+        count
+    })
 }

@@ -169,6 +169,45 @@ fn an_idle_dynamic_peer_is_forgotten() {
     assert!(s.peers(0).is_empty());
 }
 
+/// The warnings that the driver is asked to write: who, how many of how many.
+fn warnings(s: &mut Speaker) -> Vec<(String, u32, u32)> {
+    let mut all = Vec::new();
+    while let Some(action) = s.next_action() {
+        if let Action::Warn { peer, held, limit } = action {
+            all.push((peer, held, limit));
+        }
+    }
+    all
+}
+
+/// One warning for each time that the configured share is reached, none for routes that come and go around it, and
+/// the limit of the options is shown.
+#[test]
+fn a_prefix_warning_is_written_once_per_crossing() {
+    let mut s = Speaker::new(config(), 7, 0);
+    let mut g = group(true, "10.255.0.0/24", Admission::Open);
+    (g.options.max_prefixes, g.options.prefix_warning_percent) = (Some(10), 50);
+    s.set_dynamic_peers(vec![g], 0);
+    let mut a = enhanced(&mut s, 2);
+    let hosts: Vec<Prefix> = (0..10).map(host).collect();
+    let name = address(2).to_string();
+    let mut say = |s: &mut Speaker, come: &[Prefix], go: &[Prefix]| {
+        a.send(s, &announce(v4(address(2)), come, &[]), 0);
+        if !go.is_empty() {
+            a.send(s, &withdraw(go), 0);
+        }
+        let view = s.peers(0).remove(0);
+        (warnings(s), view.near_prefix_limit, view.prefix_warnings)
+    };
+    assert_eq!(say(&mut s, &hosts[..4], &[]), (vec![], false, 0));
+    assert_eq!(say(&mut s, &hosts[..5], &[]), (vec![(name.clone(), 5, 10)], true, 1));
+    assert_eq!(say(&mut s, &hosts[..10], &hosts[4..]), (vec![], true, 1), "one below is not yet below");
+    assert_eq!(say(&mut s, &hosts[..6], &hosts[3..6]), (vec![], false, 1));
+    assert_eq!(say(&mut s, &hosts[..5], &[]), (vec![(name, 5, 10)], true, 2));
+    let view = s.peers(0).remove(0);
+    assert_eq!((view.prefix_limit, view.prefix_warning_percent), (Some(10), 50));
+}
+
 /// A configured limit warns at three quarters and ends the session beyond it, for open neighbours too.
 #[test]
 fn a_configured_prefix_limit_warns_and_ends() {

@@ -285,6 +285,7 @@ fn a_leaf_with_an_unresolvable_route() {
             device: Some("fab-ipip".into()),
             gateway: None,
             tunnel_to: Some(overlay(3)),
+            tunnel_also: Vec::new(),
             source: Some(overlay(2)),
             mtu: 1340,
             advmss: 1300,
