@@ -1,0 +1,246 @@
+//! A lab with two hubs as they are shipped: either is killed for good in turn while packets flow, and joining, claims and
+//! fresh keys go on at the other; both are killed, and a leaf restarts meanwhile. What was lost is printed.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fabric_tests::Check;
+use fabric_tests::ask::{
+    eventually, json, kernel_clients, leaf, other_clients, ping, routerctl, start, stop, words,
+};
+use fabric_tests::harness::{Fabric, case, main_with};
+use lab::layout::{Hubs, SITES, Site};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Longest time for one step of the fabric.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long packets flow around a hub's death, seconds.
+const FLOW_SECS: u64 = 10;
+/// Between two pings, milliseconds.
+const EVERY_MS: u64 = 50;
+/// The longest gap of a flow whose path is not through the dead hub, seconds.
+const SECOND: f64 = 1.0;
+/// The longest gap of a flow that was over the dead hub, seconds.
+const OVER_THE_DEAD: f64 = 5.0;
+/// An address of the aws site that no client has.
+const SPARE: &str = "10.81.10.77";
+
+fn main() -> ExitCode {
+    let cases = vec![
+        case("the_second_hub_is_lost_and_returns", |f| lost(f, "hub-2", "hub")),
+        case("the_first_hub_is_lost_and_returns", |f| lost(f, "hub", "hub-2")),
+        case("both_hubs_are_lost_and_a_leaf_restarts", both_lost),
+    ];
+    main_with("lost", Hubs::Two, cases)
+}
+
+fn site(name: &str) -> &'static Site {
+    SITES.iter().find(|site| site.name == name).expect("the lab has this site")
+}
+
+/// Measured figures are shown, whether they are good or not.
+fn note(told: &str) {
+    use std::io::Write;
+    // A closed standard error is nobody's loss.
+    let _ = writeln!(std::io::stderr(), "  {told}");
+}
+
+/// Waits until every leaf has a session with both hubs, and both registries are one.
+async fn served_by_both(f: &Arc<Fabric>) -> Check {
+    for hub in Hubs::Two.nodes() {
+        let all = || async {
+            let peers = json(&f.lab, &hub.name(), "bgp peers").await?;
+            let up = |p: &&Value| p["state"] == "Established" && p["client"] == true;
+            match peers.as_array().into_iter().flatten().filter(up).count() {
+                4 => Ok(()),
+                some => Err(format!("{} has sessions with {some} of 4 leaves", hub.name())),
+            }
+        };
+        eventually(LIMIT, all).await?;
+    }
+    equal(f).await.map(drop)
+}
+
+/// Waits until both registries have one digest; gives the time that took.
+async fn equal(f: &Arc<Fabric>) -> Result<Duration, String> {
+    let look = || async {
+        let mut digests = Vec::new();
+        for hub in Hubs::Two.nodes() {
+            let status = json(&f.lab, &hub.name(), "status").await?;
+            let state = &status["replication"]["hubs"][0]["state"];
+            if state != "in-step" {
+                return Err(format!("{}: the other hub is {state}", hub.name()));
+            }
+            digests.push(status["replication"]["digest"].clone());
+        }
+        if digests[0].is_string() && digests[0] == digests[1] { Ok(()) } else { Err(format!("{digests:?}")) }
+    };
+    eventually(LIMIT, look).await
+}
+
+/// The overlay address of a hub.
+async fn overlay(f: &Fabric, hub: &str) -> Result<String, String> {
+    let status = json(&f.lab, hub, "status").await?;
+    status["overlay"].as_str().map(String::from).ok_or_else(|| status.to_string())
+}
+
+/// Whether a leaf sends its packets by the hub at this overlay address.
+async fn sends_by(f: &Fabric, site: &'static Site, hub: &str) -> Result<bool, String> {
+    let status = json(&f.lab, &leaf(site), "status").await?;
+    let hubs = status["hubs"].as_array().cloned().unwrap_or_default();
+    Ok(hubs.iter().any(|h| h["overlay"] == hub && h["preferred"] == true))
+}
+
+/// Lines of a TCP stream that arrived, one every 100 ms, with the longest time between two of them, seconds.
+async fn stream(f: Arc<Fabric>, from: &'static Site, to: &'static Site) -> Result<(usize, f64), String> {
+    let perl = |script: String| -> Vec<String> {
+        words("perl -MIO::Socket::INET -MTime::HiRes=time -e").into_iter().chain([script]).collect()
+    };
+    let server = perl(
+        "alarm 25; $l = IO::Socket::INET->new(LocalPort => 7008, Listen => 1, ReuseAddr => 1) or die $!; \
+         $c = $l->accept; while (<$c>) { printf \"%.3f\\n\", time }"
+            .into(),
+    );
+    let (lab, far) = (f.lab.clone(), format!("{}-client", to.name));
+    let far = tokio::spawn(async move { lab.exec(&far, &server, LIMIT).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let lines = (FLOW_SECS - 1) * 10;
+    let near = perl(format!(
+        "alarm 25; $s = IO::Socket::INET->new(PeerAddr => '{}:7008') or die $!; $s->autoflush(1); \
+         for (1..{lines}) {{ printf $s \"%04d%1000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 }} close $s",
+        to.client
+    ));
+    f.lab.exec(&format!("{}-client", from.name), &near, LIMIT).await.map_err(|e| e.to_string())?;
+    let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let times: Vec<f64> = got.stdout.lines().filter_map(|line| line.parse().ok()).collect();
+    Ok((times.len(), longest(&times)))
+}
+
+fn longest(times: &[f64]) -> f64 {
+    times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+}
+
+/// Kills a hub for good under two pings and a TCP stream, uses the other one for everything, and takes the dead one
+/// back.
+async fn lost(f: Arc<Fabric>, dead: &'static str, alive: &'static str) -> Check {
+    served_by_both(&f).await?;
+    let at = overlay(&f, dead).await?;
+    let flows = [(site("aws"), site("oci")), (site("pve"), site("azure"))];
+    let mut through = Vec::new();
+    for (from, to) in flows {
+        through.push(sends_by(&f, from, &at).await? || sends_by(&f, to, &at).await?);
+    }
+    let pings = flows.map(|(from, to)| {
+        let f = f.clone();
+        tokio::spawn(async move { ping(&f.lab, from, to.client, FLOW_SECS, EVERY_MS).await })
+    });
+    let streamed = tokio::spawn(stream(f.clone(), site("azure"), site("pve")));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stop(&f.lab, dead, Signal::SIGKILL).await?;
+    let used = all_goes_on(&f, alive).await;
+    let mut gaps = Vec::new();
+    for pinged in pings {
+        let replies = pinged.await.map_err(|e| e.to_string())??;
+        let sent = (FLOW_SECS * 1000 / EVERY_MS) as usize;
+        gaps.push((longest(&replies), sent.saturating_sub(replies.len())));
+    }
+    let (lines, pause) = streamed.await.map_err(|e| e.to_string())??;
+    let way = |through: &bool| if *through { "over it" } else { "over the other hub" };
+    let shown: Vec<String> = (gaps.iter().zip(&through))
+        .map(|((gap, lost), through)| format!("{gap:.2} s {} ({lost} lost)", way(through)))
+        .collect();
+    note(&format!(
+        "{dead} killed: longest gaps of the pings {}, of the TCP stream {pause:.2} s, {lines} of {} lines",
+        shown.join(" and "),
+        (FLOW_SECS - 1) * 10
+    ));
+    used?;
+    start(&f.lab, dead).await?;
+    let begin = Instant::now();
+    served_by_both(&f).await?;
+    note(&format!(
+        "{dead} is back, every session and equal digests after {:.1} s",
+        begin.elapsed().as_secs_f64()
+    ));
+    let claims = json(&f.lab, dead, "claims").await?;
+    if claims.to_string().contains(SPARE) {
+        return Err(format!("{dead} does not know that {SPARE} was released: {claims}"));
+    }
+    let limit = |through: &bool| if *through { OVER_THE_DEAD } else { SECOND };
+    let short = gaps.iter().zip(&through).all(|((gap, _), through)| *gap <= limit(through));
+    let whole = lines == (FLOW_SECS as usize - 1) * 10;
+    // A stream waits for TCP's own retransmission, which doubles its patience.
+    match short && whole && pause <= 2.0 * OVER_THE_DEAD {
+        true => Ok(()),
+        false => Err(format!("{shown:?}, {pause:.2} s in the stream, {lines} lines")),
+    }
+}
+
+/// An invite, an enrollment, a claim and fresh keys while one hub is dead.
+async fn all_goes_on(f: &Arc<Fabric>, alive: &str) -> Check {
+    let begin = Instant::now();
+    let invite = json(&f.lab, alive, "invite --site azure --permit 10.82.20.0/24").await?;
+    let invite = invite["invite"].as_str().ok_or("no invite")?.to_string();
+    let widened = routerctl(&f.lab, "azure-leaf", "enroll - -o json", Some(&format!("{invite}\n"))).await?;
+    if !widened.ok() {
+        return Err(format!("enrolling while a hub is dead: {}", widened.detail()));
+    }
+    let enrolled = begin.elapsed();
+    json(&f.lab, "aws-leaf", &format!("claims add {SPARE}")).await?;
+    let spare = SPARE.parse().map_err(|e| format!("{SPARE}: {e}"))?;
+    let there = |wanted: bool| {
+        move || async move {
+            match kernel_clients(&f.lab, site("oci")).await?.contains(&spare) {
+                has if has == wanted => Ok(()),
+                has => Err(format!("oci: route to {SPARE}: {has}")),
+            }
+        }
+    };
+    eventually(LIMIT, there(true)).await?;
+    let claimed = begin.elapsed() - enrolled;
+    json(&f.lab, "aws-leaf", &format!("claims release {SPARE}")).await?;
+    eventually(LIMIT, there(false)).await?;
+    json(&f.lab, "pve-leaf", "rotate").await?;
+    note(&format!(
+        "meanwhile at {alive}: enrolled in {:.1} s, a claim was everywhere in {:.1} s, fresh keys",
+        enrolled.as_secs_f64(),
+        claimed.as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// No hub at all: routes stay, and a leaf that is killed and started comes up with its last good state.
+async fn both_lost(f: Arc<Fabric>) -> Check {
+    served_by_both(&f).await?;
+    let oci = site("oci");
+    let before = kernel_clients(&f.lab, oci).await?;
+    for hub in ["hub", "hub-2"] {
+        stop(&f.lab, hub, Signal::SIGKILL).await?;
+    }
+    stop(&f.lab, "oci-leaf", Signal::SIGKILL).await?;
+    start(&f.lab, "oci-leaf").await?;
+    let as_it_was = || async {
+        let now = kernel_clients(&f.lab, oci).await?;
+        if now == before { Ok(()) } else { Err(format!("{now:?}, before {before:?}")) }
+    };
+    let took = eventually(LIMIT, as_it_was).await?;
+    let kept = kernel_clients(&f.lab, site("aws")).await?;
+    note(&format!(
+        "both hubs dead: a restarted leaf has its {} routes after {:.1} s",
+        before.len(),
+        took.as_secs_f64()
+    ));
+    for hub in ["hub", "hub-2"] {
+        start(&f.lab, hub).await?;
+    }
+    served_by_both(&f).await?;
+    let heard = || async {
+        let replies = ping(&f.lab, oci, site("aws").client, 1, 100).await?;
+        if replies.is_empty() { Err("oci does not reach aws again".into()) } else { Ok(()) }
+    };
+    eventually(LIMIT, heard).await?;
+    let all = before.is_superset(&other_clients(oci)) && kept.is_superset(&other_clients(site("aws")));
+    if all { Ok(()) } else { Err(format!("{before:?} {kept:?}")) }
+}
