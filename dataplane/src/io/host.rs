@@ -94,7 +94,7 @@ impl Host {
     }
 
     /// Looks at everything of ours, and at what of the host protects it from us; `afresh` also at what nobody but
-    /// us should have touched.
+    /// us should have touched, and where peers are at this moment (else, if they are many: a second ago at most).
     pub(crate) async fn observe(&mut self, afresh: bool) -> io::Result<Observation> {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
@@ -106,8 +106,8 @@ impl Host {
             let interface = names.get(&p.interface)?.to_string();
             Some(Capture::ProxyArp { interface, address: p.address })
         });
-        let (wireguard, mut peers) = self.observe_wireguard(Line::First, &links, &addresses).await?;
-        let (second, more) = self.observe_wireguard(Line::Second, &links, &addresses).await?;
+        let (wireguard, mut peers) = self.observe_wireguard(Line::First, &links, &addresses, afresh).await?;
+        let (second, more) = self.observe_wireguard(Line::Second, &links, &addresses, afresh).await?;
         peers.extend(more);
         // A table that we cannot vouch for is shown as empty, so that it is replaced or removed, never left.
         let filter = table.filter.or_else(|| table.exists.then(Default::default));
@@ -144,8 +144,8 @@ impl Host {
             }
             Carry::InProcess { userspace, .. } => match userspace {
                 Some(userspace) => {
-                    let mut peers = userspace.status(Line::First).await;
-                    peers.extend(userspace.status(Line::Second).await);
+                    let mut peers = userspace.status(Line::First, true).await;
+                    peers.extend(userspace.status(Line::Second, true).await);
                     Ok(peers)
                 }
                 None => Ok(Vec::new()),
@@ -158,6 +158,7 @@ impl Host {
         line: Line,
         links: &BTreeMap<String, Link>,
         addresses: &[(u32, Ipv4Net)],
+        afresh: bool,
     ) -> io::Result<(Option<Wireguard>, Vec<PeerStatus>)> {
         let name = self.carrier().interface(line.target());
         let Some(link) = links.get(name) else { return Ok((None, Vec::new())) };
@@ -179,7 +180,7 @@ impl Host {
                     return Ok((None, Vec::new()));
                 };
                 let (addresses, mtu) = if shared { (Default::default(), told_mtu) } else { (addresses, mtu) };
-                let status = userspace.status(line).await;
+                let status = userspace.status(line, afresh).await;
                 let mut peers = userspace.peers(line).clone();
                 for status in &status {
                     if let Some(peer) = peers.get_mut(&status.key) {

@@ -19,7 +19,7 @@ use crate::state::{State, Wished};
 use crate::view::{CaptureView, RejectedRouteView, Report, RouteView, WireguardPeerView};
 
 /// How often counters of peers are read.
-const REFRESH: Duration = Duration::from_secs(1);
+pub(crate) const REFRESH: Duration = Duration::from_secs(1);
 /// Every how many refreshes everything is compared and repaired.
 const REPAIR_EVERY: u32 = 5;
 /// How long changes of the host are gathered before they are looked at.
@@ -300,8 +300,9 @@ impl Reconciler {
     /// Reads what moves by itself: peers and their counters.
     async fn refresh(&mut self) {
         if let Ok(peers) = self.host.peers().await {
+            let peers: BTreeMap<_, _> = peers.iter().map(|p| (p.key, p)).collect();
             for view in &mut self.report.peers {
-                if let Some(status) = peers.iter().find(|p| p.key == view.public_key) {
+                if let Some(status) = peers.get(&view.public_key) {
                     view.endpoint = status.endpoint;
                     view.last_handshake_secs_ago = status.last_handshake.map(|d| d.as_secs());
                     (view.rx_bytes, view.tx_bytes) = (status.rx_bytes, status.tx_bytes);
@@ -387,8 +388,9 @@ impl Reconciler {
 
 fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
     let peers = seen.state.wireguard.iter().chain(&seen.state.second).flat_map(|w| &w.peers);
+    let statuses: BTreeMap<_, _> = seen.peers.iter().map(|p| (p.key, p)).collect();
     let view = |(key, peer): (&_, &crate::state::WireguardPeer)| {
-        let status = seen.peers.iter().find(|p| p.key == *key);
+        let status = statuses.get(key);
         WireguardPeerView {
             public_key: *key,
             endpoint: status.and_then(|s| s.endpoint).or(peer.endpoint),

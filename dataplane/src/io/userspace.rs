@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gotatun::device::{Device, DeviceBuilder, Peer};
 use gotatun::noise::TimerParams;
@@ -19,6 +19,7 @@ use gotatun::x25519;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::io::reconciler::REFRESH;
 use crate::plan;
 use crate::state::{Line, PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
 use crate::tunnel::{self, Incoming, Outgoing, Table};
@@ -33,6 +34,8 @@ const SOCKET_BUFFER: usize = 4 << 20;
 
 /// How long a handshake that was asked for is waited for.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// Up to how many peers are read whenever they are looked at.
+const FEW_PEERS: usize = 32;
 
 type Transports = (Factory, ToTun, FromTun);
 
@@ -291,12 +294,20 @@ fn timers() -> TimerParams {
 }
 
 /// A peer as the tunnel knows it.
+#[derive(Clone)]
 pub(crate) struct PeerStatus {
     pub(crate) key: PublicKey,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) last_handshake: Option<Duration>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
+}
+
+impl PeerStatus {
+    /// A peer of which no more is known than that it was told.
+    fn told(key: PublicKey, peer: &WireguardPeer) -> PeerStatus {
+        PeerStatus { key, endpoint: peer.endpoint, last_handshake: None, rx_bytes: 0, tx_bytes: 0 }
+    }
 }
 
 /// The running tunnel and what it was told.
@@ -314,6 +325,27 @@ struct Side {
     peers: BTreeMap<PublicKey, WireguardPeer>,
     tunnel: Option<Running>,
     mtu: u16,
+    /// What was last read of the peers, with what they were told since.
+    seen: BTreeMap<PublicKey, PeerStatus>,
+    /// When it was read; `None`: it must be read.
+    read: Option<Instant>,
+}
+
+impl Side {
+    /// Whether what was last read will do. Few peers are read each time: what a leaf knows of its hubs is never old.
+    fn fresh(&self) -> bool {
+        self.peers.len() > FEW_PEERS && self.read.is_some_and(|read| read.elapsed() < REFRESH)
+    }
+
+    /// What was last read, with handshakes as old as they are now.
+    fn statuses(&self) -> Vec<PeerStatus> {
+        let since = self.read.map_or(Duration::ZERO, |read| read.elapsed());
+        let aged = |s: &PeerStatus| PeerStatus {
+            last_handshake: s.last_handshake.map(|age| age + since),
+            ..s.clone()
+        };
+        self.seen.values().map(aged).collect()
+    }
 }
 
 struct Running {
@@ -440,7 +472,10 @@ impl Userspace {
         for (key, peer) in &self.side(line).peers {
             running.shake_hands(*key, peer);
         }
-        self.side_mut(line).tunnel = Some(running);
+        let side = self.side_mut(line);
+        side.tunnel = Some(running);
+        // A new tunnel knows nothing of what the one before it had learned.
+        side.read = None;
         Ok(())
     }
 
@@ -453,6 +488,8 @@ impl Userspace {
     ) -> io::Result<()> {
         let side = self.side_mut(line);
         side.peers.insert(key, peer.clone());
+        let seen = side.seen.entry(key).or_insert_with(|| PeerStatus::told(key, peer));
+        seen.endpoint = peer.endpoint.or(seen.endpoint);
         let Some(running) = &mut side.tunnel else { return Ok(()) };
         let wanted = build_peer(key, peer);
         let public = wanted.public_key;
@@ -483,6 +520,7 @@ impl Userspace {
     pub(crate) async fn remove_peer(&mut self, line: Line, key: PublicKey) -> io::Result<()> {
         let side = self.side_mut(line);
         side.peers.remove(&key);
+        side.seen.remove(&key);
         if let Some(running) = &side.tunnel {
             let key = x25519::PublicKey::from(key.0);
             running.device.remove_peer(&key).await.map_err(io::Error::other)?;
@@ -523,9 +561,14 @@ impl Userspace {
         &self.side(line).peers
     }
 
-    /// What a tunnel knows of its peers.
-    pub(crate) async fn status(&self, line: Line) -> Vec<PeerStatus> {
-        let Some(running) = &self.side(line).tunnel else { return Vec::new() };
+    /// What a tunnel knows of its peers: now if `afresh`, else a second ago at most. (The library walks a tree for
+    /// each peer: a thousand take milliseconds, and each machine that enrolls would cost that twice.)
+    pub(crate) async fn status(&mut self, line: Line, afresh: bool) -> Vec<PeerStatus> {
+        let side = self.side_mut(line);
+        let Some(running) = &side.tunnel else { return Vec::new() };
+        if !afresh && side.fresh() {
+            return side.statuses();
+        }
         let stats = running.device.peers().await;
         let status = |s: gotatun::device::configure::PeerStats| PeerStatus {
             key: PublicKey(s.peer.public_key.to_bytes()),
@@ -534,6 +577,41 @@ impl Userspace {
             rx_bytes: s.stats.rx_bytes as u64,
             tx_bytes: s.stats.tx_bytes as u64,
         };
-        stats.into_iter().map(status).collect()
+        side.seen = stats.into_iter().map(status).map(|s| (s.key, s)).collect();
+        side.read = Some(Instant::now());
+        side.statuses()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(peers: usize, read_ago: Duration) -> Side {
+        let peers: BTreeMap<_, _> =
+            (0..peers).map(|n| (PublicKey([n as u8; 32]), WireguardPeer::default())).collect();
+        let heard = |(key, peer): (&PublicKey, &WireguardPeer)| {
+            let last_handshake = Some(Duration::from_secs(2));
+            (*key, PeerStatus { last_handshake, ..PeerStatus::told(*key, peer) })
+        };
+        let seen = peers.iter().map(heard).collect();
+        Side { peers, seen, read: Instant::now().checked_sub(read_ago), ..Side::default() }
+    }
+
+    #[test]
+    fn many_peers_are_read_once_a_second_and_few_each_time() {
+        let soon = Duration::from_millis(100);
+        assert!(side(FEW_PEERS + 1, soon).fresh());
+        assert!(!side(FEW_PEERS + 1, REFRESH).fresh());
+        assert!(!side(FEW_PEERS, soon).fresh());
+        assert!(!Side { read: None, ..side(FEW_PEERS + 1, soon) }.fresh());
+    }
+
+    #[test]
+    fn a_handshake_that_was_read_a_while_ago_is_that_much_older() {
+        let ago = Duration::from_millis(700);
+        let told = side(3, ago).statuses();
+        assert_eq!(told.len(), 3);
+        assert!(told.iter().all(|s| s.last_handshake >= Some(Duration::from_secs(2) + ago)));
     }
 }
