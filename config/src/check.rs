@@ -96,6 +96,18 @@ pub(crate) fn hub(
     if let Some(policy) = policy {
         lease(policy, mistakes);
         overlay(policy, mistakes);
+        registry(policy, mistakes);
+    }
+}
+
+fn registry(policy: &Object<SamEnrollmentPolicy>, mistakes: &mut Mistakes) {
+    let spec = &policy.spec;
+    if let Some(text) = spec.registry.mistake() {
+        conflict(mistakes, policy.at_key("registry"), text);
+    }
+    if spec.registry_password_file.is_some() && spec.registry.url().is_none() {
+        let text = "`registryPasswordFile` does nothing with the registry in SQLite: leave it out, or set `registry`";
+        conflict(mistakes, policy.at_key("registryPasswordFile"), text);
     }
 }
 

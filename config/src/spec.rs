@@ -9,7 +9,7 @@ use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::mrt_dump::{MrtDump, MrtDumpMapping};
 use crate::resource::{Fallback, resource};
-use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName};
+use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName, RegistryPlace};
 
 const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
 const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
@@ -36,6 +36,8 @@ const OVERLAY: Text<Ipv4Net> = Text::checked(
 const ENDPOINT: Text<Endpoint> = Text::new("address:port or host.name:port");
 const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 characters");
 
+const REGISTRY: Text<RegistryPlace> =
+    Text::new("sqlite, or postgres://user@host/database without a password");
 const FILE: Text<FilePath> = Text::new("the absolute path of a file");
 const ADD_PATH_SEND: Text<AddPathSend> = Text::new("`none`, `all`, or `best-2` to `best-254`");
 const PERCENT: Whole<u8> = Whole::range(1, 100);
@@ -235,6 +237,12 @@ resource! {
         fail_static_secs: u64 = "failStaticSecs", Whole::<u64>::secs(5, 15_768_000), Fallback::Value(|| 43_200);
         /// After how many seconds a leaf is forgotten whose lease ran out, that left or was revoked; 0 = never.
         forget_leaves_secs: u64 = "forgetLeavesSecs", Whole::<u64>::secs(0, 315_360_000), Fallback::Value(|| 0);
+        /// Where the registry is: `sqlite` in the hub's state directory, or `postgres://user@host/database` with
+        /// libpq's `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `host`, `port`, `options`; all hubs share that one.
+        registry: RegistryPlace = "registry", REGISTRY, Fallback::Value(|| RegistryPlace::Sqlite);
+        /// A file of mode 0600 with the password for the registry's database.
+        registry_password_file: Option<FilePath> = "registryPasswordFile", Maybe(FILE),
+            Fallback::Derived("none; `PGPASSFILE` is used where the environment has it", |_| Some(None));
         /// How many `/32`s a leaf may claim, unless its invite says otherwise.
         max_claims: u32 = "maxClaims", Whole::<u32>::range(1, 65_536), Fallback::Value(|| 64);
         /// Where claims may lie, unless the invite says otherwise; the overlay prefix never counts.

@@ -139,6 +139,64 @@ impl fmt::Display for FilePath {
     }
 }
 
+/// Where a hub's registry is: `sqlite` or `postgres://user@host/database`, without a password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum RegistryPlace {
+    /// In a file of the hub's state directory.
+    Sqlite,
+    /// In a database that all hubs share.
+    Database(String),
+}
+
+impl RegistryPlace {
+    /// The URL, if it is one.
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            RegistryPlace::Sqlite => None,
+            RegistryPlace::Database(url) => Some(url),
+        }
+    }
+
+    /// What is wrong with a URL; it never says the value, for a password may be in it.
+    pub(crate) fn mistake(&self) -> Option<&'static str> {
+        let url = self.url()?;
+        let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
+        let Some(rest) = rest else { return Some("`registry` is `sqlite` or begins with `postgres://`") };
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let secret = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+        let secret = secret || rest.split(['?', '&']).any(|part| part.starts_with("password="));
+        secret.then_some("`registry` holds a password: put it into a file of mode 0600 and name that as `registryPasswordFile`")
+    }
+}
+
+impl FromStr for RegistryPlace {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        let bounded = text.len() <= 2048 && text.chars().all(|c| !c.is_control());
+        match text {
+            "sqlite" => Ok(RegistryPlace::Sqlite),
+            // Whatever looks like a URL is judged later, where its value is not repeated.
+            _ if bounded && (text.contains("://") || text.contains('@')) => {
+                Ok(RegistryPlace::Database(text.into()))
+            }
+            _ => Err(NotAccepted),
+        }
+    }
+}
+
+impl fmt::Display for RegistryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.url().unwrap_or("sqlite"))
+    }
+}
+
+impl fmt::Debug for RegistryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.url().is_some() { "Database" } else { "Sqlite" })
+    }
+}
+
 /// Where the hub's WireGuard is reached: `address:port`, `[address]:port` or `host.name:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {

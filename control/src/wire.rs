@@ -173,6 +173,9 @@ pub struct ReplicationStatus {
     pub digest: String,
     /// The other hubs.
     pub hubs: Vec<enrollment::exchange::ReplicaView>,
+    /// The database that all hubs share, where the registry is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<enrollment::view::DatabaseView>,
 }
 
 /// Asks for the string by which a second hub joins.

@@ -73,6 +73,8 @@ pub struct HubSettings {
     pub forget_leaves_secs: Option<u64>,
     /// The hubs that this one was told when it joined, itself among them; empty: it is the first.
     pub known_hubs: Vec<HubRecord>,
+    /// Whether all hubs decide one after the other on one database: then nothing is divided among them.
+    pub one_registry: bool,
 }
 
 /// Why settings cannot work.
@@ -113,6 +115,7 @@ impl HubSettings {
             asn: ASN,
             lease_secs: LEASE_SECS,
             known_hubs: Vec::new(),
+            one_registry: false,
             fail_static_secs: FAIL_STATIC_SECS,
             forget_leaves_secs: None,
         })

@@ -118,6 +118,9 @@ reasons! {
     HubBusy "hub-busy" Hub 503
         "The hub serves as many requests as it permits at once."
         "The leaf tries again by itself; if it lasts, look at the hub's load.";
+    RegistryLost "registry-lost" Hub 503
+        "The hub cannot use the database that holds its registry; what is enrolled goes on, and nothing new is decided."
+        "The leaf tries again by itself; `routerctl status` on the hub says since when and why.";
     SourceForbidden "source-forbidden" Hub 403
         "The request came from an address that may not make it: the foyer only enrolls, and a leaf speaks from its own overlay address."
         "Let the leaf daemon send the request through its own tunnel.";
@@ -235,6 +238,7 @@ impl ReasonCode {
                 | ReasonCode::RequestTimeout
                 | ReasonCode::RateLimited
                 | ReasonCode::HubBusy
+                | ReasonCode::RegistryLost
                 | ReasonCode::ChallengeInvalid
                 | ReasonCode::CounterStale
                 | ReasonCode::OverlayFull

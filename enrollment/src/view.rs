@@ -441,3 +441,22 @@ impl ClientView {
 fn hours_minutes(secs: u64) -> String {
     format!("{:02}:{:02}", secs / 3600, secs / 60 % 60)
 }
+
+/// How a hub stands with the database that holds the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseView {
+    /// Where it is; never with a password.
+    pub address: String,
+    /// `in-step`, `lost`, or `starting`.
+    pub state: String,
+    /// For how long that has been so, in seconds.
+    pub since_secs: u64,
+    /// Up to which position this hub has the database's log.
+    pub position: u64,
+    /// Whether the database tells of other hubs' decisions; else it is asked four times a second.
+    pub notifications: bool,
+    /// How the connection is encrypted, in libpq's words (`sslmode`).
+    pub tls: String,
+    /// Why it cannot be used, if so.
+    pub error: Option<String>,
+}

@@ -79,8 +79,16 @@ async fn every_code_of_the_hub() {
     codes_of_leaves(&mut seen).await;
     codes_of_trouble(&mut seen).await;
     codes_of_life(&mut seen).await;
-    codes_of_two_hubs(&mut seen).await;
-    let declared = ReasonCode::ALL.iter().copied().filter(|code| code.side() == Side::Hub).collect();
+    if !on_postgres() {
+        codes_of_two_hubs(&mut seen).await;
+    }
+    // The database is taken away in tests/postgres/shared.rs, which needs one.
+    // Hubs on one database give no name twice: there `name-lost` has no cause.
+    let elsewhere = |code: &ReasonCode| {
+        *code == ReasonCode::RegistryLost || on_postgres() && *code == ReasonCode::NameLost
+    };
+    let hub_has = |code: &ReasonCode| code.side() == Side::Hub && !elsewhere(code);
+    let declared = ReasonCode::ALL.iter().copied().filter(hub_has).collect();
     assert_eq!(seen, declared);
 }
 

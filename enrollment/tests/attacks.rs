@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Two leaves race for one `/32`, a thousand times: always exactly one owner, and the loser is told who.
+/// Two leaves race for one `/32`, a thousand times: always exactly one owner, and the loser is told who. On PostgreSQL
+/// fewer times, for `postgres/shared.rs` has a thousand through two hubs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_races() {
     let limits = Limits { per_source_burst: 100_000, per_source_per_sec: 100_000, ..Limits::default() };
@@ -31,7 +32,8 @@ async fn a_thousand_races() {
     }
     let [(api_a, keys_a, last_a), (api_b, keys_b, last_b)] = leaves.try_into().ok().unwrap();
     let (mut last_a, mut last_b, mut won) = (last_a, last_b, [0, 0]);
-    for round in 0..1000u32 {
+    let rounds = if on_postgres() { 100 } else { 1000 };
+    for round in 0..rounds {
         let address = Ipv4Addr::from_bits(0x0a50_0000 + round);
         let (a, b) = tokio::join!(
             client::add_claim(&api_a, &keys_a, &last_a, address),
@@ -57,7 +59,7 @@ async fn a_thousand_races() {
         assert!(owners.next().is_none());
         assert_eq!(loser.owner.as_deref(), Some(owner.name.as_str()));
     }
-    assert!(won[0] + won[1] == 1000, "{won:?}");
+    assert!(won[0] + won[1] == rounds, "{won:?}");
 }
 
 /// The paths of the administration socket, with a leaf's own well-signed request: every one is unknown on the leaf API,
@@ -128,7 +130,8 @@ async fn bodies_without_end() {
     hub.challenge(ip("127.10.15.10")).await;
 }
 
-/// Junk from many sources, as fast as it goes, while three leaves renew: every renewal is granted within a second.
+/// Junk from many sources, as fast as it goes, while three leaves renew: every renewal is granted within a second. On
+/// PostgreSQL within three: each waits for a second process, which has to share the cores with the flood.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn junk_while_leaves_renew() {
     let hub = Arc::new(Hub::start_with(Limits::default(), |_| {}).await);
@@ -169,6 +172,7 @@ async fn junk_while_leaves_renew() {
     flood.abort_all();
     let rate = sent.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
     eprintln!("{rate:.0} junk requests a second; the slowest renewal took {slowest:?}");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?} at {rate:.0} junk requests a second");
+    let limit = Duration::from_secs(if on_postgres() { 3 } else { 1 });
+    assert!(slowest < limit, "{slowest:?} at {rate:.0} junk requests a second");
     assert!(hub.service.refusals()["rate-limited"] > 100);
 }

@@ -17,11 +17,12 @@ use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
 use dataplane::state::{PrivateKey, PublicKey};
 use enrollment::exchange::JoinAnswer;
+use enrollment::io::database::Address;
 use enrollment::io::follow::Replication;
 use enrollment::io::hub_http::{self, HubService};
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::restored;
-use enrollment::io::store::Registry;
+use enrollment::io::store::{Registry, system_clock};
 use enrollment::policy::HubSettings;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
@@ -69,8 +70,8 @@ pub struct Enrolled {
     pub settings: HubSettings,
     /// The truth about leaves, claims and invites.
     pub registry: Registry,
-    /// How this hub's registry follows the others'.
-    pub replication: Replication,
+    /// How this hub's registry follows the others'; none where a database is what they share.
+    pub replication: Option<Replication>,
     /// Interfaces, peers and filters.
     pub dataplane: Dataplane,
     applied: watch::Receiver<u64>,
@@ -243,9 +244,13 @@ async fn serve_enrollment(
     service.tell_rejected(rejected_hook(asked));
     let counts = service.clone();
     let hubs = HubService::new(opened.registry.clone(), opened.keys.clone(), applied_hook(applied.clone()));
-    let replication = Replication::start(opened.registry.clone(), opened.keys.clone());
+    // What hubs share in a database they do not fetch from each other.
+    let replication = (opened.registry.database().is_none())
+        .then(|| Replication::start(opened.registry.clone(), opened.keys.clone()));
     if let Some(state) = &opened.hears_first {
-        hear(&replication).await;
+        if let Some(replication) = &replication {
+            hear(replication).await;
+        }
         restored::forget(state).map_err(start_error)?;
     }
     let router = enrollment::io::http::router(service).merge(hub_http::router(hubs));
@@ -368,8 +373,10 @@ async fn open_enrollment(
     if let Some(answer) = joined {
         settings = joined_settings(settings, answer)?;
     }
-    let registry =
-        Registry::open(&paths.registry(), settings.clone(), keys.clone()).await.map_err(start_error)?;
+    let database = database(policy)?;
+    let file = paths.registry();
+    let opening = Registry::open_shared(&file, database, settings.clone(), keys.clone(), system_clock());
+    let registry = opening.await.map_err(start_error)?;
     let settled = restored::settle(&registry, &paths.state).await.map_err(start_error)?;
     let hears_first = settled.filter(|s| s.ask_the_other_hub).map(|_| paths.state.clone());
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
@@ -385,6 +392,15 @@ fn fabric(answer: &JoinAnswer, keys: &NodeKeys) -> Result<Fabric, RunError> {
     let own = answer.record(&keys.signing_key());
     let own = own.ok_or_else(|| start_error("joined.json is another hub's: its key is not this one's"))?;
     Ok(Fabric { overlay_prefix: answer.overlay_prefix, asn: answer.asn, own: own.node.overlay })
+}
+
+/// The database that all hubs share, if the registry is in one.
+fn database(policy: &config::SamEnrollmentPolicy) -> Result<Option<Address>, RunError> {
+    let Some(url) = policy.registry.url() else { return Ok(None) };
+    let mut address: Address =
+        url.parse().map_err(|error| start_error(format!("SAMEnrollmentPolicy registry: {error}")))?;
+    address.password_file = policy.registry_password_file.as_ref().map(|file| file.as_path().to_owned());
+    Ok(Some(address))
 }
 
 /// The settings of a hub that joined: its name and address are those that it was given.

@@ -3,6 +3,8 @@
 use bgp::view::PeerView;
 use config::Kind;
 use control::wire::{BgpSummary, NodeStatus, ReplicationStatus, ResourceView};
+use enrollment::io::follow::Replication;
+use enrollment::view::DatabaseView;
 use serde_json::json;
 
 use crate::run::Hub;
@@ -16,6 +18,8 @@ pub async fn node(hub: &Hub) -> NodeStatus {
     if let Some(report) = dataplane.as_ref().filter(|report| !report.converged) {
         why.push(report.last_error.clone().unwrap_or_else(|| "the dataplane has not converged yet".into()));
     }
+    let database = hub.enrolled.as_ref().and_then(|enrolled| enrolled.registry.database());
+    why.extend(database.filter(|view| view.state != "in-step").map(|view| without_database(&view)));
     NodeStatus {
         role: if hub.enrolled.is_some() { "hub" } else { "reflector" }.into(),
         name: hub.name.clone(),
@@ -36,11 +40,21 @@ pub async fn node(hub: &Hub) -> NodeStatus {
     }
 }
 
+/// Enrolled leaves notice nothing, so this is what the operator has to see.
+fn without_database(view: &DatabaseView) -> String {
+    let (address, since) = (&view.address, view.since_secs);
+    let error = view.error.as_deref().unwrap_or("not connected yet");
+    format!(
+        "registry database {address} lost {since} s ago: {error}; served from memory, nothing new is decided"
+    )
+}
+
 /// None without enrollment, or when the registry does not answer.
 async fn replication(hub: &Hub) -> Option<ReplicationStatus> {
     let enrolled = hub.enrolled.as_ref()?;
     let digest = enrolled.registry.digest().await.ok()?;
-    Some(ReplicationStatus { digest, hubs: enrolled.replication.views() })
+    let hubs = enrolled.replication.as_ref().map(Replication::views).unwrap_or_default();
+    Some(ReplicationStatus { digest, hubs, database: enrolled.registry.database() })
 }
 
 fn summary(peers: &[PeerView]) -> BgpSummary {

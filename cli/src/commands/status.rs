@@ -106,7 +106,14 @@ fn hubs(status: &NodeStatus) -> String {
 /// The other hubs, and whether the registries agree.
 fn replication(replication: &ReplicationStatus) -> String {
     let digest = |digest: &str| digest.chars().take(16).collect::<String>();
-    let own = format!("registry digest  {}", digest(&replication.digest));
+    let mut own = format!("registry digest  {}", digest(&replication.digest));
+    if let Some(view) = &replication.database {
+        let since = text::seconds(view.since_secs);
+        let told = if view.notifications { "told of changes" } else { "asked for changes" };
+        let (address, state, tls) = (text::plain(&view.address), &view.state, &view.tls);
+        own += &format!("\nregistry database  {address}: {state} for {since}, position {}", view.position);
+        own += &format!(", sslmode {tls}, {told}");
+    }
     if replication.hubs.is_empty() {
         return own;
     }

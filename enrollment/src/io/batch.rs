@@ -15,8 +15,8 @@ const SHARE: usize = 128;
 /// What the owner is asked to do.
 pub(super) type Job = Box<dyn FnOnce(&mut Owner) -> Answer + Send>;
 
-/// Sends what a job came to, or that it could not be stored.
-pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
+/// Sends what a job came to, or why it could not be stored.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
 
 /// The transaction that is open, if one is.
 #[derive(Default)]
@@ -47,7 +47,8 @@ impl Owner {
                 Ok(job) => self.serve(job, queue),
                 Err(RecvTimeoutError::Timeout) => {
                     self.time_passed();
-                    self.finish();
+                    // What was not stored is tried again when more time has passed.
+                    let _ = self.finish();
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -65,7 +66,9 @@ impl Owner {
             next = if answers.len() < SHARE && !self.batch.lost { queue.try_recv().ok() } else { None };
         }
         let durable = self.finish();
-        answers.into_iter().for_each(|(answer, rests_on_it)| answer(durable || !rests_on_it));
+        for (answer, rests_on_it) in answers {
+            answer(if rests_on_it { durable.clone() } else { Ok(()) });
+        }
     }
 
     /// Opens the batch's transaction, if it is not open yet.
@@ -81,13 +84,14 @@ impl Owner {
         }
     }
 
-    /// Makes the batch durable and publishes it, or takes it back. Says which.
-    pub(super) fn finish(&mut self) -> bool {
+    /// Makes the batch durable and publishes it, or takes it back and says why.
+    pub(super) fn finish(&mut self) -> Result<(), Refusal> {
         let now = (self.clock)();
         let durable = match self.batch.open.take() {
             Some(before) => self.end(before),
-            None => true,
+            None => self.commit_database(),
         };
+        self.ended_database(durable.is_ok());
         // Most often the disk is full, which reading survives; else it is tried again when time passes.
         if self.batch.publishes && self.mended(now).is_ok() {
             self.batch.publishes = false;
@@ -96,11 +100,15 @@ impl Owner {
         durable
     }
 
-    fn end(&mut self, before: Ends) -> bool {
+    fn end(&mut self, before: Ends) -> Result<(), Refusal> {
         self.batch.publishes = true;
         let lost = std::mem::take(&mut self.batch.lost);
-        let durable = !lost && self.db.execute_batch("COMMIT").map_err(failed).is_ok();
-        if !durable {
+        let durable = match lost {
+            true => Err(Refusal::of(ReasonCode::Internal)),
+            // With a database this is the moment of truth; this hub's file can be filled from it again.
+            false => self.commit_database().and_then(|()| self.db.execute_batch("COMMIT").map_err(failed)),
+        };
+        if durable.is_err() {
             if !self.db.is_autocommit()
                 && let Err(error) = self.db.execute_batch("ROLLBACK")
             {
@@ -133,7 +141,7 @@ impl Owner {
     }
 
     pub(super) fn publish_now(&mut self, now: u64) {
-        self.state.settle(now);
+        self.state.settle(self.lease_time(now));
         self.publish.send_replace(Arc::new(self.state.admissions()));
     }
 }

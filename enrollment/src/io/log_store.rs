@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS log_checkpoints (
 pub const KEPT: u64 = 100_000;
 /// How many more may gather before the older ones are removed in one go.
 const SLACK: u64 = 10_000;
+/// At how many entries the older ones go.
+pub const LONGEST: u64 = KEPT + SLACK;
 
 /// The ends of all chains in this file, and what signs this hub's.
 pub struct Log {
@@ -114,7 +116,7 @@ impl Log {
 
     /// Whether it is time to remove old entries.
     pub fn is_long(&self) -> bool {
-        self.ends.rows >= KEPT + SLACK
+        self.ends.rows >= LONGEST
     }
 
     /// Removes the oldest entries but for the newest `kept`, leaving a signed checkpoint for each chain. Gives how

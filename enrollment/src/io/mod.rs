@@ -3,6 +3,7 @@
 pub mod backup;
 mod batch;
 pub mod client;
+pub mod database;
 pub mod follow;
 pub mod http;
 pub mod hub_http;

@@ -51,7 +51,7 @@ impl Registry {
 
     /// Lets a hub in by its invite. Gives what it needs to know and the generation that has its tunnel.
     pub async fn join_hub(&self, signed: Signed, source: IpAddr) -> Result<(JoinAnswer, u64), Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let (request, changes) = owner.state.join_hub(&signed, source, now)?;
             owner.commit(&Actor::Invited(request.invite), "hub/join", &changes, now)?;
@@ -63,7 +63,7 @@ impl Registry {
 
     /// Takes a hub out for good: nothing that it signs from now on is heard, and another one can join.
     pub async fn retire_hub(&self, name: LeafName) -> Result<u64, Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let changes = owner.state.retire_hub(&name, now)?;
             owner.commit(&Actor::Admin, "hub/retire", &changes, now)?;
@@ -93,6 +93,9 @@ fn refused(why: impl Into<String>) -> Refusal {
 
 impl Owner {
     fn batch(&self, asking: &SigningKey, have: &Heads) -> Result<Batch, Refusal> {
+        if self.shared.is_some() {
+            return Err(refused("this hub's registry is in a database: the other one's must be in it too"));
+        }
         let heads = self.log.heads().clone();
         let now = (self.clock)();
         let mut batch = Batch { entries: Vec::new(), snapshot: None, heads, digest: None, now, forked: None };
@@ -137,21 +140,30 @@ impl Owner {
         Ok(batch)
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let facts = self.state.snapshot().iter().map(FactText::from).collect();
         Snapshot { facts, heads: self.log.heads().clone(), generation: self.state.generation() }
     }
 
     fn take(&mut self, batch: Batch) -> Result<Taken, Refusal> {
+        if self.shared.is_some() {
+            return Err(refused("this hub's registry is in a database, which nothing else is taken into"));
+        }
         if let Some(snapshot) = batch.snapshot {
             return self.replace(snapshot);
         }
+        let entries = self.take_entries(batch.entries)?;
+        Ok(Taken { entries, replaced: false })
+    }
+
+    /// Entries at their places, all or none; those that are here already are left out. Gives how many were new.
+    pub(super) fn take_entries(&mut self, sent: Vec<Entry>) -> Result<usize, Refusal> {
         let mut entries = Vec::new();
         let mut facts = Vec::new();
         let mut generation = self.state.generation();
         let mut known = self.state.log_keys();
         let mut heads = self.log.heads().clone();
-        for entry in batch.entries {
+        for entry in sent {
             let head = heads.get(&entry.origin).copied().unwrap_or_default();
             if entry.seq <= head.seq {
                 continue;
@@ -173,7 +185,7 @@ impl Owner {
         if !entries.is_empty() {
             self.absorb(&entries, &facts, generation + 1)?;
         }
-        Ok(Taken { entries: entries.len(), replaced: false })
+        Ok(entries.len())
     }
 
     /// The hub's own record, and those that it was told when it joined.
@@ -206,7 +218,7 @@ impl Owner {
     }
 
     /// The other hub's whole state in place of this one, when it knows all that was decided here.
-    fn replace(&mut self, snapshot: Snapshot) -> Result<Taken, Refusal> {
+    pub(super) fn replace(&mut self, snapshot: Snapshot) -> Result<Taken, Refusal> {
         let own = self.state.settings().signing_key;
         if snapshot.heads.get(&own).map_or(0, |head| head.seq) < self.log.head(&own).seq {
             return Err(refused("the snapshot does not have all that was decided here"));

@@ -71,7 +71,7 @@ fn file_failed(path: &Path, why: &str) -> Refusal {
 impl Registry {
     /// Stores what a restored hub that is alone decides, as one entry of its log.
     pub async fn restored(&self, note: Note) -> Result<(), Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let changes = changes(&owner.state, &note, now)?;
             owner.state.leave_generations_out(GENERATIONS);

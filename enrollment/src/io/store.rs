@@ -1,6 +1,8 @@
 //! The registry on disk: one thread owns SQLite and the state; it decides, stores, applies, publishes, answers.
 
 use super::batch::{Batch, Job};
+use super::database::owner::Shared;
+use super::database::{self, Address};
 use super::keys::{self, NodeKeys};
 use super::log_store::{self, Log};
 use super::schema;
@@ -14,7 +16,7 @@ use crate::policy::{HubSettings, InviteOrder};
 use crate::reason::{ReasonCode, Refusal};
 use crate::registry::{Admissions, Change, State};
 use crate::topology::Admission;
-use crate::view::{self, AuditEntryView, AuditReport, ClaimHistoryView, RegistryView};
+use crate::view::{self, AuditEntryView, AuditReport, ClaimHistoryView, DatabaseView, RegistryView};
 use crate::wire::{EnrollRequest, Envelope, Operation};
 use rusqlite::Connection;
 use std::net::{IpAddr, Ipv4Addr};
@@ -67,6 +69,12 @@ pub enum OpenError {
         /// Its version.
         found: i64,
     },
+    /// The database cannot be reached, and this hub has nothing in its own file yet.
+    #[error("{refusal}; this hub has no copy of the registry yet")]
+    Shared {
+        /// What is wrong.
+        refusal: Refusal,
+    },
     /// The owner's thread could not be started.
     #[error("the registry's thread could not be started")]
     Thread,
@@ -87,6 +95,10 @@ pub(super) struct Owner {
     pub(super) log: Log,
     /// What is written and not durable yet.
     pub(super) batch: Batch,
+    /// The database that all hubs share, if there is one.
+    pub(super) shared: Option<Shared>,
+    /// An older version made this file, which had no log.
+    pub(super) older: bool,
     /// The state in memory holds what could not be stored.
     pub(super) damaged: bool,
     pub(super) clock: Clock,
@@ -99,6 +111,16 @@ pub struct Registry {
     jobs: SyncSender<Job>,
     admissions: watch::Receiver<Arc<Admissions>>,
     path: PathBuf,
+    database: Option<Arc<Watched>>,
+}
+
+/// The task that keeps the database connected, and what it shows; it ends with the last handle.
+struct Watched(Arc<database::owner::Line>, tokio::task::AbortHandle);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
 }
 
 impl Registry {
@@ -114,20 +136,37 @@ impl Registry {
         keys: Arc<NodeKeys>,
         clock: Clock,
     ) -> Result<Self, OpenError> {
+        Self::open_shared(path, None, settings, keys, clock).await
+    }
+
+    /// Opens a registry that hubs share in a database, where one is given; the file holds this hub's copy of it.
+    pub async fn open_shared(
+        path: &Path,
+        database: Option<Address>,
+        mut settings: HubSettings,
+        keys: Arc<NodeKeys>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        settings.one_registry = database.is_some();
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
         let (opened, outcome) = oneshot::channel();
         let (path, file) = (path.to_owned(), path.to_owned());
-        let body = move || match Owner::open(&file, settings, keys, clock) {
+        let body = move || match Owner::open(&file, database, settings, keys, clock) {
             Ok((owner, admissions)) => {
-                let _ = opened.send(Ok(admissions));
+                let shared = owner.shared.as_ref().map(|shared| (shared.line.clone(), shared.handle()));
+                let _ = opened.send(Ok((admissions, shared)));
                 owner.run(&queue);
             }
             Err(e) => drop(opened.send(Err(e))),
         };
         let thread = std::thread::Builder::new().name("registry".into()).spawn(body);
         thread.map_err(|_| OpenError::Thread)?;
-        let admissions = outcome.await.map_err(|_| OpenError::Thread)??;
-        Ok(Self { jobs, admissions, path })
+        let (admissions, shared) = outcome.await.map_err(|_| OpenError::Thread)??;
+        let database = shared.and_then(|(line, runtime)| {
+            let task = runtime?.spawn(database::watch::watch(line.clone(), jobs.clone()));
+            Some(Arc::new(Watched(line, task.abort_handle())))
+        });
+        Ok(Self { jobs, admissions, path, database })
     }
 
     /// What is published now.
@@ -144,19 +183,26 @@ impl Registry {
         &self,
         job: impl FnOnce(&mut Owner) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |owner| {
-            let outcome = job(owner);
-            Box::new(move |durable| {
-                let outcome = if durable { outcome } else { Err(Refusal::of(ReasonCode::Internal)) };
-                let _ = reply.send(outcome);
-            })
-        });
-        self.jobs.try_send(job).map_err(|e| match e {
-            TrySendError::Full(_) => Refusal::of(ReasonCode::HubBusy),
-            TrySendError::Disconnected(_) => Refusal::of(ReasonCode::Internal),
-        })?;
-        answer.await.map_err(|_| Refusal::of(ReasonCode::Internal))?
+        ask(&self.jobs, job).await
+    }
+
+    /// The same for what decides: in a database that hubs share, on a state that nobody else changes meanwhile.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Owner) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.call(move |owner| owner.ready().and_then(|()| job(owner))).await
+    }
+
+    /// How this hub stands with the database that hubs share; none: the registry is in its own file.
+    pub fn database(&self) -> Option<DatabaseView> {
+        self.database.as_ref().map(|watched| watched.0.view())
+    }
+
+    /// Removes the oldest entries of the database's log but for the newest `kept`; a signed snapshot stands for them.
+    /// It happens by itself when there are more than 110,000.
+    pub async fn compact_database(&self, kept: u64) -> Result<(), Refusal> {
+        self.call(move |owner| owner.shorten_database(kept)).await
     }
 
     /// Makes an invite. The string that it encodes to is the only copy of its secret.
@@ -165,7 +211,7 @@ impl Registry {
     }
 
     pub(super) async fn make_invite(&self, order: InviteOrder, for_hub: bool) -> Result<Invite, Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let random = |_| Refusal::new(ReasonCode::Internal, "the system gave no random bytes");
             let id = InviteId(keys::random().map_err(random)?);
             let secret = InviteSecret::new(keys::random().map_err(random)?);
@@ -183,7 +229,7 @@ impl Registry {
 
     /// Withdraws an invite.
     pub async fn revoke_invite(&self, id: InviteId) -> Result<(), Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let changes = admit::revoke_invite(&owner.state, &id, now)?;
             owner.commit(&Actor::Admin, "invite/revoke", &changes, now).map(drop)
@@ -194,7 +240,7 @@ impl Registry {
     /// Judges a first request; what it changes is durable when this returns.
     pub async fn enroll(&self, envelope: Envelope, origin: impl Into<Origin>) -> Result<Granted, Refusal> {
         let origin = origin.into();
-        self.call(move |owner| {
+        self.change(move |owner| {
             let actor = envelope.open::<EnrollRequest>().map(|request| Actor::Invited(request.invite))?;
             owner.decide(Some(actor), Operation::Enroll, |state, now| {
                 admit::enroll(state, &envelope, origin, now)
@@ -210,7 +256,7 @@ impl Registry {
         envelope: Envelope,
         source: IpAddr,
     ) -> Result<Granted, Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             owner.decide(None, op, |state, now| admit::leaf_request(state, op, &envelope, source, now))
         })
         .await
@@ -218,7 +264,7 @@ impl Registry {
 
     /// Revokes a leaf; the published admissions have lost it when this returns. Gives their generation.
     pub async fn revoke(&self, leaf: LeafName) -> Result<u64, Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let decision = life::revoke(&owner.state, &leaf, now)?;
             tracing::info!(%leaf, "leaf revoked");
@@ -231,7 +277,7 @@ impl Registry {
     /// Stores the operator's word on a machine that waits, named by its fingerprint or its site. Says whether that
     /// changed anything, and the fingerprint.
     pub async fn decide_pending(&self, what: String, verdict: Verdict) -> Result<(bool, String), Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let (pending, changes) = approval::decide(&owner.state, &what, verdict, now)?;
             let fingerprint = pending.fingerprint();
@@ -243,7 +289,7 @@ impl Registry {
 
     /// Gives an owned address to another leaf. Gives the generation, or `None` if nothing changed.
     pub async fn move_claim(&self, address: Ipv4Addr, to: LeafName) -> Result<Option<u64>, Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let changes = life::move_claim(&owner.state, address, &to, now)?;
             owner.commit(&Actor::Admin, "claims/move", &changes, now)
@@ -253,7 +299,7 @@ impl Registry {
 
     /// Ends a move: the new owner's route is there.
     pub async fn move_done(&self, address: Ipv4Addr) -> Result<(), Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             let now = (owner.clock)();
             let under_way = owner.state.moves.contains_key(&address);
             let changes = if under_way { vec![Change::MoveDone(address)] } else { Vec::new() };
@@ -302,7 +348,7 @@ impl Registry {
 
     /// Replaces the hub's constants (its endpoints changed, for example) and publishes.
     pub async fn set_settings(&self, settings: HubSettings) -> Result<(), Refusal> {
-        self.call(move |owner| {
+        self.change(move |owner| {
             owner.state.set_settings(Arc::new(settings));
             let now = (owner.clock)();
             owner.store(&Actor::Hub, "settings", &[], now)
@@ -323,20 +369,21 @@ impl Registry {
 impl Owner {
     fn open(
         path: &Path,
+        database: Option<Address>,
         settings: HubSettings,
         keys: Arc<NodeKeys>,
         clock: Clock,
     ) -> Result<(Self, watch::Receiver<Arc<Admissions>>), OpenError> {
         make_private(path).map_err(|source| OpenError::File { path: path.into(), source })?;
-        let database = |source| OpenError::Database { path: path.into(), source };
-        let db = Connection::open(path).map_err(database)?;
-        let found = schema::version(&db).map_err(database)?;
+        let unreadable = |source| OpenError::Database { path: path.into(), source };
+        let db = Connection::open(path).map_err(unreadable)?;
+        let found = schema::version(&db).map_err(unreadable)?;
         if found > schema::VERSION {
             return Err(OpenError::Newer { path: path.into(), found });
         }
-        schema::prepare(&db).map_err(database)?;
+        schema::prepare(&db).map_err(unreadable)?;
         let now = clock();
-        let state = schema::load(&db, Arc::new(settings), now).map_err(database)?;
+        let state = schema::load(&db, Arc::new(settings), now).map_err(unreadable)?;
         for record in &state.bad {
             tracing::error!(
                 table = record.table,
@@ -345,48 +392,66 @@ impl Owner {
                 "stored record left out"
             );
         }
-        let log = Log::open(&db, keys).map_err(database)?;
-        let begins = log_store::is_empty(&db).map_err(database)?;
+        let log = Log::open(&db, keys).map_err(unreadable)?;
         let (publish, admissions) = watch::channel(Arc::new(state.admissions()));
         let batch = Batch::default();
-        let mut owner = Self { db, state, log, batch, damaged: false, clock, publish };
-        let own = owner.known_hubs(now).unwrap_or_else(|refusal| {
-            tracing::error!(%refusal, "the hubs could not be stored");
-            None
-        });
-        if begins {
-            // What an older version left is what the log begins with.
-            let operation = if found == 1 { "migrated" } else { "begun" };
-            let mut changes: Vec<Change> =
-                owner.state.snapshot().into_iter().map(|fact| fact.change).collect();
-            changes.extend(own);
-            if let Err(refusal) = owner.store(&Actor::Hub, operation, &changes, now) {
-                tracing::error!(%refusal, "the log could not be begun");
-            }
-        } else if let Some(own) = own
-            && let Err(refusal) = owner.commit(&Actor::Hub, "hub", &[own], now)
-        {
+        let shared = match database {
+            Some(address) => Some(Shared::new(address).map_err(|_| OpenError::Thread)?),
+            None => None,
+        };
+        let mut owner =
+            Self { db, state, log, batch, shared, older: found == 1, damaged: false, clock, publish };
+        if owner.shared.is_some() {
+            owner.attach().map_err(|refusal| OpenError::Shared { refusal })?;
+        } else if let Err(refusal) = owner.introduce(now) {
             tracing::error!(%refusal, "this hub's record could not be stored");
         }
-        let old = owner.state.forgettable_invites(FORGET_INVITES_SECS, now);
-        if let Err(refusal) = owner.commit(&Actor::Hub, "forget", &old, now) {
-            tracing::warn!(%refusal, "old invites were not forgotten");
-        }
-        owner.finish();
+        // What could not be stored was said; reading goes on.
+        let _ = owner.finish();
         owner.publish_now(now);
         Ok((owner, admissions))
+    }
+
+    /// Begins the log, or brings this hub's record in it up to date; nothing to do most of the time.
+    pub(super) fn introduce(&mut self, now: u64) -> Result<(), Refusal> {
+        self.ready()?;
+        let own = self.known_hubs(now)?;
+        if log_store::is_empty(&self.db).map_err(failed)? {
+            let operation = if self.older { "migrated" } else { "begun" };
+            self.begin_log(operation, own, now)?;
+        } else if let Some(own) = own {
+            self.commit(&Actor::Hub, "hub", &[own], now)?;
+        }
+        self.tell_pending(now)?;
+        let old = self.state.forgettable_invites(FORGET_INVITES_SECS, now);
+        self.commit(&Actor::Hub, "forget", &old, now).map(drop)
+    }
+
+    /// What is there is what the log begins with.
+    fn begin_log(&mut self, operation: &str, own: Option<Change>, now: u64) -> Result<(), Refusal> {
+        let mut changes: Vec<Change> = self.state.snapshot().into_iter().map(|fact| fact.change).collect();
+        changes.extend(own);
+        self.store(&Actor::Hub, operation, &changes, now)
     }
 
     /// Lets time do its work; the caller ends the batch.
     pub(super) fn time_passed(&mut self) {
         let now = (self.clock)();
-        let mut changes = life::overdue_moves(&self.state, now);
-        changes.extend(life::forgettable_leaves(&self.state, now));
-        changes.extend(approval::forgettable(&self.state, now));
-        if let Err(refusal) = self.commit(&Actor::Hub, "time", &changes, now) {
+        let due = |state: &State| {
+            let mut changes = life::overdue_moves(state, now);
+            changes.extend(life::forgettable_leaves(state, now));
+            changes.extend(approval::forgettable(state, now));
+            changes
+        };
+        // Another hub may have ended it meanwhile: what is written is judged again on all that is known.
+        let ended = match due(&self.state).is_empty() {
+            true => Ok(None),
+            false => self.ready().and_then(|()| self.commit(&Actor::Hub, "time", &due(&self.state), now)),
+        };
+        if let Err(refusal) = ended {
             tracing::warn!(%refusal, "what time has ended was not stored; it is tried again");
         }
-        if self.state.settle(now) {
+        if self.state.settle(self.lease_time(now)) {
             self.state.generation += 1;
             self.batch.publishes();
         }
@@ -440,6 +505,7 @@ impl Owner {
         let entry = self.stored(written, now)?;
         self.state.generation = generation;
         self.log.took(&entry);
+        self.decided(&entry)?;
         if self.log.is_long()
             && let Err(refusal) = self.compact(log_store::KEPT)
         {
@@ -457,6 +523,23 @@ impl Owner {
         self.log.shortened(count);
         Ok(())
     }
+}
+
+/// Puts a question to the owner.
+pub(super) async fn ask<T: Send + 'static>(
+    jobs: &SyncSender<Job>,
+    job: impl FnOnce(&mut Owner) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let (reply, answer) = oneshot::channel();
+    let job: Job = Box::new(move |owner| {
+        let outcome = job(owner);
+        Box::new(move |durable: Result<(), Refusal>| drop(reply.send(durable.and(outcome))))
+    });
+    jobs.try_send(job).map_err(|e| match e {
+        TrySendError::Full(_) => Refusal::of(ReasonCode::HubBusy),
+        TrySendError::Disconnected(_) => Refusal::of(ReasonCode::Internal),
+    })?;
+    answer.await.map_err(|_| Refusal::of(ReasonCode::Internal))?
 }
 
 pub(super) fn failed(error: rusqlite::Error) -> Refusal {

@@ -96,7 +96,7 @@ impl State {
             };
         }
         check_open(invite, now)?;
-        if self.is_shared() {
+        if self.is_divided() {
             return refuse(ReasonCode::SiteTaken, "there are two hubs already: retire the one that is gone");
         }
         let keys = [&request.signing_key.0, &request.wireguard_key.0];
@@ -148,14 +148,14 @@ impl State {
         self.hubs.get(&self.settings.signing_key).map_or(0, |hub| usize::from(hub.index.min(1)))
     }
 
-    /// Whether there is another hub that gives out numbers too.
-    fn is_shared(&self) -> bool {
-        self.hubs.values().filter(|hub| hub.retired_at.is_none()).count() > 1
+    /// Whether there is another hub that gives out numbers too, without asking this one.
+    fn is_divided(&self) -> bool {
+        !self.settings.one_registry && self.hubs.values().filter(|hub| hub.retired_at.is_none()).count() > 1
     }
 
     /// Whether this hub may give out a number: all of them while it is alone, else those of its half.
     pub fn owns_number(&self, number: u64) -> bool {
-        !self.is_shared() || usize::from(number % 2 == 1) == self.hub_index()
+        !self.is_divided() || usize::from(number % 2 == 1) == self.hub_index()
     }
 
     /// The same for an address, by its last bit.

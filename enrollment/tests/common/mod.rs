@@ -1,8 +1,13 @@
 //! What the tests share: settings, keys, signed requests, and a hub on loopback.
 #![allow(dead_code)] // each test file uses its part
 
+mod postgres;
+
+pub use postgres::Cluster;
+
 use enrollment::identity::{InviteId, LeafName, SigningKey};
 use enrollment::invite::{Invite, InviteSecret};
+use enrollment::io::database::Address;
 use enrollment::io::http::{Applied, Limits, Service};
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::store::{Clock, Registry};
@@ -86,6 +91,11 @@ pub fn head(leaf: &LeafName, hub: SigningKey, challenge: Challenge, counter: u64
     Head { leaf: leaf.clone(), hub, challenge, counter }
 }
 
+/// Whether these tests are included by `postgres.rs`: the same ones, with the registry in PostgreSQL.
+pub fn on_postgres() -> bool {
+    module_path!().starts_with("postgres::")
+}
+
 /// A hub on loopback with a clock that the test moves.
 pub struct Hub {
     pub keys: Arc<NodeKeys>,
@@ -94,12 +104,16 @@ pub struct Hub {
     pub port: u16,
     pub clock: Arc<AtomicU64>,
     pub folder: Arc<tempfile::TempDir>,
-    serving: tokio::task::JoinHandle<()>,
+    cluster: Option<Arc<Cluster>>,
+    serving: Serving,
 }
 
-impl Drop for Hub {
+/// The listener's task; it ends with this.
+struct Serving(tokio::task::JoinHandle<()>);
+
+impl Drop for Serving {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.0.abort();
     }
 }
 
@@ -123,6 +137,19 @@ impl Hub {
         applied: Applied,
         adjust: impl FnOnce(&mut HubSettings),
     ) -> Self {
+        let cluster = on_postgres().then(Cluster::of_all_tests);
+        let database = cluster.as_ref().map(|cluster| cluster.schema(&folder.path().to_string_lossy()));
+        Self { cluster, ..Self::start_on(folder, database, limits, applied, adjust).await }
+    }
+
+    /// The same with the registry in this database.
+    pub async fn start_on(
+        folder: Arc<tempfile::TempDir>,
+        database: Option<Address>,
+        limits: Limits,
+        applied: Applied,
+        adjust: impl FnOnce(&mut HubSettings),
+    ) -> Self {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let keys = Arc::new(NodeKeys::load_or_create(folder.path()).ok().unwrap());
@@ -133,10 +160,10 @@ impl Hub {
         let reading = clock.clone();
         let reading: Clock = Arc::new(move || reading.load(Ordering::SeqCst));
         let path = folder.path().join("registry.sqlite");
-        let registry = Registry::open_with_clock(&path, settings, keys.clone(), reading).await.unwrap();
+        let registry = Registry::open_shared(&path, database, settings, keys.clone(), reading).await.unwrap();
         let service = Service::new(registry.clone(), keys.clone(), limits, applied);
         let serving = tokio::spawn(enrollment::io::listener::serve(listener, service.clone()));
-        Self { keys, registry, service, port, clock, folder, serving }
+        Self { keys, registry, service, port, clock, folder, cluster: None, serving: Serving(serving) }
     }
 
     pub async fn invite(&self, order: InviteOrder) -> Invite {
