@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             case("a_moved_claim_has_a_route_at_every_moment_and_fences_its_former_owner", moved),
             case("fresh_keys_cost_a_running_ping_and_a_tcp_stream_nothing", rotated),
             case("a_machine_waits_for_approval_joins_by_itself_and_leaves_nothing", approved_and_left),
+            case("a_restarted_machine_goes_on_waiting_and_a_clock_off_by_a_year_harms_nothing", waited),
             case("a_replaced_machine_takes_over_name_address_and_claims", replaced),
             case("a_revoked_leaf_is_gone_within_a_second", revoked),
         ],
@@ -198,28 +199,77 @@ fn note(told: &str) -> Check {
     writeln!(std::io::stderr(), "  {told}").map_err(|e| e.to_string())
 }
 
+/// What a look finds, as soon as it finds it.
+async fn found<T, R>(mut look: impl FnMut() -> R) -> Result<T, String>
+where
+    R: Future<Output = Result<T, String>>,
+{
+    let begin = Instant::now();
+    loop {
+        match look().await {
+            Err(_) if begin.elapsed() < LIMIT => tokio::time::sleep(Duration::from_millis(50)).await,
+            outcome => return outcome,
+        }
+    }
+}
+
 /// A second machine in the place of the pve leaf.
 struct Stranger {
     f: Arc<Fabric>,
     root: String,
+    /// By how much its clock is off, as faketime has it: `+365d`.
+    clock: Option<&'static str>,
     running: tokio::task::JoinHandle<Result<lab::Output, lab::LabError>>,
 }
 
 impl Stranger {
-    async fn begin(f: Arc<Fabric>, name: &str) -> Result<Stranger, String> {
+    async fn begin(f: Arc<Fabric>, name: &str, clock: Option<&'static str>) -> Result<Stranger, String> {
         stop(&f.lab, "pve-leaf", Signal::SIGTERM).await?;
         let root = f.lab.dir().join(name);
         std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
         let root = root.display().to_string();
-        let daemon = words(&format!("{} --root {root}", f.lab.bin("fabric-leaf").display()));
+        let running = Stranger::daemon(&f, &root, clock).await?;
+        Ok(Stranger { f, root, clock, running })
+    }
+
+    /// Starts the daemon, and ends when it listens.
+    async fn daemon(
+        f: &Arc<Fabric>,
+        root: &str,
+        clock: Option<&str>,
+    ) -> Result<tokio::task::JoinHandle<Result<lab::Output, lab::LabError>>, String> {
+        let daemon = format!("{} --root {root}", f.lab.bin("fabric-leaf").display());
+        let daemon = match clock {
+            // The wall clock alone is off, as it is on a machine without a battery; timers go by the monotonic one.
+            Some(clock) => words(&format!("env DONT_FAKE_MONOTONIC=1 faketime -f {clock} {daemon}")),
+            None => words(&daemon),
+        };
         let lab = f.lab.clone();
         let running =
             tokio::spawn(async move { lab.exec("pve-leaf", &daemon, Duration::from_secs(120)).await });
-        let socket = PathBuf::from(&root).join("run/fabric/leaf.sock");
+        let socket = PathBuf::from(root).join("run/fabric/leaf.sock");
         let there =
             || async { tokio::net::UnixStream::connect(&socket).await.map(drop).map_err(|e| e.to_string()) };
         eventually(LIMIT, there).await?;
-        Ok(Stranger { f, root, running })
+        Ok(running)
+    }
+
+    /// Ends the daemon and starts it again, with nothing typed.
+    async fn again(self) -> Result<Stranger, String> {
+        let (f, root, clock) = (self.f.clone(), self.root.clone(), self.clock);
+        self.end().await?;
+        let running = Stranger::daemon(&f, &root, clock).await?;
+        Ok(Stranger { f, root, clock, running })
+    }
+
+    /// Its status, once it says this of its enrollment.
+    async fn eventually_says(&self, key: &str, wanted: &str) -> Result<Value, String> {
+        let looked = || async {
+            let (_, said) = self.tell("status", None).await?;
+            let status: Value = serde_json::from_str(&said).map_err(|e| format!("{e}: {said}"))?;
+            if status["enrollment"][key] == wanted { Ok(status) } else { Err(said) }
+        };
+        found(looked).await
     }
 
     async fn tell(&self, line: &str, input: Option<&str>) -> Result<(Option<i32>, String), String> {
@@ -253,7 +303,7 @@ async fn invited(f: &Fabric, line: &str) -> Result<String, String> {
 async fn approved_and_left(f: Arc<Fabric>) -> Check {
     let elsewhere = invited(&f, "--site far --source 192.0.2.0/24").await?;
     let invite = invited(&f, "--site shop --permit 10.99.9.0/24 --approve").await?;
-    let stranger = Stranger::begin(f.clone(), "shop").await?;
+    let stranger = Stranger::begin(f.clone(), "shop", Some("+365d")).await?;
     let (code, said) = stranger.tell("enroll -", Some(&format!("{elsewhere}\n"))).await?;
     if code != Some(1) || !said.contains("underlay-forbidden") {
         return Err(format!("from elsewhere: {code:?} {said}"));
@@ -282,6 +332,7 @@ async fn approved_and_left(f: Arc<Fabric>) -> Check {
     }
     let aws = site("aws");
     eventually(LIMIT, || has_route(&f, aws, "10.99.9.99", true)).await?;
+    clock_is_told(&stranger, 365).await?;
 
     let state = PathBuf::from(&stranger.root).join("var/lib/fabric");
     let routes = || async {
@@ -311,10 +362,60 @@ async fn approved_and_left(f: Arc<Fabric>) -> Check {
     }
 }
 
+/// The leaf works, and says by how many days its clock is off.
+async fn clock_is_told(stranger: &Stranger, days: i64) -> Check {
+    let status = stranger.eventually_says("phase", "Ready").await?;
+    let ahead = status["enrollment"]["clock_ahead_secs"].as_i64().unwrap_or_default();
+    let left = status["enrollment"]["valid_until"].as_u64().unwrap_or_default() as f64 - now_secs();
+    // The lease goes by the hub's clock, which is this test's.
+    match (ahead - days * 86_400).abs() < 60 && left > 0.0 {
+        true => Ok(()),
+        false => Err(format!("{ahead} s ahead, {left} s of the lease left: {status}")),
+    }
+}
+
+/// A leaf whose clock is a year behind is restarted while it waits for approval; nobody types anything on it any more.
+async fn waited(f: Arc<Fabric>) -> Check {
+    let address = "10.99.9.98";
+    let invite = invited(&f, "--site late --permit 10.99.9.0/24 --approve").await?;
+    let stranger = Stranger::begin(f.clone(), "late", Some("-365d")).await?;
+    let line = format!("{invite}\n");
+    let typed = format!("enroll - --client {address}");
+    let asked = async {
+        let waits = || async {
+            let pending = json(&f.lab, "hub", "leaves pending").await?;
+            let late = pending.as_array().into_iter().flatten().find(|one| one["site"] == "late").cloned();
+            late.and_then(|one| one["fingerprint"].as_str().map(String::from)).ok_or(pending.to_string())
+        };
+        found(waits).await
+    };
+    // The person who typed it goes away.
+    let print = tokio::select! {
+        ended = stranger.tell(&typed, Some(&line)) => Err(format!("did not wait: {ended:?}")),
+        print = asked => print,
+    }?;
+    stranger.eventually_says("reason", "approval-pending").await?;
+    let stranger = stranger.again().await?;
+    stranger.eventually_says("reason", "approval-pending").await?;
+    json(&f.lab, "hub", &format!("leaves approve {print}")).await?;
+    eventually(LIMIT, || has_route(&f, site("aws"), address, true)).await?;
+    clock_is_told(&stranger, -365).await?;
+    let (code, said) = stranger.tell("claims add 10.99.9.97", None).await?;
+    if code != Some(0) {
+        return Err(format!("a claim by a leaf whose clock is behind: {said}"));
+    }
+    let (code, said) = stranger.tell("leave", None).await?;
+    if code != Some(0) {
+        return Err(format!("leave: {said}"));
+    }
+    stranger.end().await?;
+    start(&f.lab, "pve-leaf").await
+}
+
 async fn replaced(f: Arc<Fabric>) -> Check {
     let before = json(&f.lab, "hub", "leaves show pve").await?;
     let invite = invited(&f, "--replace pve").await?;
-    let stranger = Stranger::begin(f.clone(), "new-pve").await?;
+    let stranger = Stranger::begin(f.clone(), "new-pve", None).await?;
     let (code, said) =
         stranger.tell("enroll - --replace --client 10.99.9.10", Some(&format!("{invite}\n"))).await?;
     if code != Some(0) {
