@@ -304,6 +304,18 @@ impl Attributes {
         self.values(code::COMMUNITIES)
     }
 
+    /// Extended communities, eight octets each.
+    pub fn extended_communities(&self) -> Vec<[u8; 8]> {
+        let value =
+            Walk(&self.blob).find(|a| a.code == code::EXTENDED_COMMUNITIES).map_or(&[][..], |a| a.value);
+        value.as_chunks::<8>().0.to_vec()
+    }
+
+    /// Large communities, three numbers each.
+    pub fn large_communities(&self) -> Vec<[u32; 3]> {
+        self.values(code::LARGE_COMMUNITIES).as_chunks::<3>().0.to_vec()
+    }
+
     /// The clusters that the route passed before us; `own` is what we put in front.
     pub fn cluster_list(&self) -> Vec<Ipv4Addr> {
         self.values(code::CLUSTER_LIST).into_iter().skip(1).map(Ipv4Addr::from).collect()

@@ -144,6 +144,13 @@ pub struct RouteView {
     pub origin: String,
     /// Standard communities as `AS:value`.
     pub communities: Vec<String>,
+    /// Extended communities (RFC 4360): route targets and origins as `rt:AS:value` and `soo:AS:value`, others as 16
+    /// hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extended_communities: Vec<String>,
+    /// Large communities (RFC 8092) as `AS:value:value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large_communities: Vec<String>,
     /// AS_PATH as text.
     pub as_path: String,
     /// Its path identifier as received (RFC 7911), 0 without.

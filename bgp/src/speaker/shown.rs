@@ -241,6 +241,12 @@ impl Speaker {
             med: a.med,
             origin: origin(a.origin).to_string(),
             communities: a.communities().iter().map(|c| format!("{}:{}", c >> 16, c & 0xffff)).collect(),
+            extended_communities: a.extended_communities().iter().map(extended_community).collect(),
+            large_communities: a
+                .large_communities()
+                .iter()
+                .map(|[asn, one, two]| format!("{asn}:{one}:{two}"))
+                .collect(),
             as_path: a.as_path(),
             path_id: info.path_id,
             accepted: info.rejected.is_none(),
@@ -304,6 +310,32 @@ impl Speaker {
             }
         }
     }
+}
+
+/// An extended community in words (RFC 4360 sections 3 to 5, RFC 5668).
+fn extended_community(c: &[u8; 8]) -> String {
+    let [kind, sub, a, b, d, e, f, g] = *c;
+    let name = match sub {
+        2 => "rt",
+        3 => "soo",
+        _ => return format!("{:016x}", u64::from_be_bytes(*c)),
+    };
+    match kind {
+        0 => format!("{name}:{}:{}", u16::from_be_bytes([a, b]), u32::from_be_bytes([d, e, f, g])),
+        1 => format!("{name}:{}:{}", std::net::Ipv4Addr::new(a, b, d, e), u16::from_be_bytes([f, g])),
+        2 => format!("{name}:{}:{}", u32::from_be_bytes([a, b, d, e]), u16::from_be_bytes([f, g])),
+        _ => format!("{:016x}", u64::from_be_bytes(*c)),
+    }
+}
+
+#[cfg(test)]
+#[test]
+fn extended_communities_in_words() {
+    let text = |c: [u8; 8]| extended_community(&c);
+    assert_eq!(text([0, 2, 0xfd, 0xe9, 0, 0, 0, 7]), "rt:65001:7");
+    assert_eq!(text([1, 3, 10, 0, 0, 1, 0, 7]), "soo:10.0.0.1:7");
+    assert_eq!(text([2, 2, 0, 1, 0, 0, 0, 7]), "rt:65536:7");
+    assert_eq!(text([3, 11, 0, 0, 0, 0, 0, 100]), "030b000000000064");
 }
 
 /// ORIGIN in words (RFC 4271 section 5.1.1).

@@ -44,16 +44,31 @@ async fn run() -> Option<std::convert::Infallible> {
     let local = config["local"].as_str()?;
     let mut speaker = SpeakerConfig::new(asn, local.parse().ok()?);
     speaker.publish_best_paths = true;
+    if let Some(secs) = config["restartSecs"].as_u64() {
+        speaker.graceful_restart_secs = u16::try_from(secs).ok()?;
+    }
+    if let Some(secs) = config["longLivedSecs"].as_u64() {
+        speaker.long_lived_stale_secs = u32::try_from(secs).ok()?;
+    }
     let speaker = Speaker::start(speaker, Vec::new()).await.ok()?;
     let mut hub = Neighbor::new("reflector", config["reflector"].as_str()?.parse().ok()?, asn);
+    hub.options.add_path.receive = true;
     hub.local_address = Some(local.parse().ok()?);
     speaker.originate(routes(&config)?).await;
     speaker.set_neighbors(vec![hub]).await;
+    let mut refreshes = config["refreshes"].as_u64().unwrap_or_default();
     let part = format!("{state_file}.part");
     loop {
         // A file that is being written now is read the next time.
-        if let Some(routes) = read(&config_file).as_ref().and_then(routes) {
+        let told = read(&config_file);
+        if let Some(routes) = told.as_ref().and_then(routes) {
             speaker.originate(routes).await;
+        }
+        // Each time that the number grows it asks its reflector for everything again.
+        if let Some(n) = told.and_then(|t| t["refreshes"].as_u64())
+            && n > std::mem::replace(&mut refreshes, n)
+        {
+            speaker.refresh("reflector".into()).await?.ok()?;
         }
         let state = json!({ "peers": speaker.peers().await, "routes": speaker.routes(RouteQuery::default()).await.routes });
         std::fs::write(&part, state.to_string()).ok()?;

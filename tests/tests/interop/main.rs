@@ -28,6 +28,9 @@ pub(crate) enum Feature {
     Ipv6,
     Communities,
     Withdraw,
+    WeAsk,
+    PathsSent,
+    PathsTaken,
     RefreshAsked,
     RefreshSent,
     TheyRestart,
@@ -38,11 +41,14 @@ pub(crate) enum Feature {
 }
 
 impl Feature {
-    const ALL: [(Feature, &'static str); 11] = [
+    const ALL: [(Feature, &'static str); 14] = [
         (Feature::Routes, "routes"),
         (Feature::Ipv6, "IPv6"),
         (Feature::Communities, "communities"),
         (Feature::Withdraw, "withdraw"),
+        (Feature::WeAsk, "we ask again"),
+        (Feature::PathsSent, "paths sent"),
+        (Feature::PathsTaken, "paths taken"),
         (Feature::RefreshAsked, "refresh asked"),
         (Feature::RefreshSent, "refresh sent"),
         (Feature::TheyRestart, "they restart"),
@@ -60,6 +66,19 @@ impl Feature {
             (Make::GoBgp, _, _) if bfd => Some("version 3.10 has no BFD"),
             (_, Role::Reflector, _) if bfd => Some("the client's BFD is the same code in both roles"),
             (_, Role::Reflector, Feature::Md5) => Some("a key is the same code in both roles"),
+            (Make::OpenBgpd, _, Feature::WeAsk) => Some(
+                "version 7.7 answers nobody's, BIRD's neither: `AID IPv4 unicast not negotiated`, though routes flow",
+            ),
+            (Make::ExaBgp, _, Feature::PathsSent) => {
+                Some("what it hears is read without path identifiers here")
+            }
+            (_, Role::Reflector, Feature::PathsSent) => Some("a leaf has one path of each of its prefixes"),
+            (Make::Bird, _, Feature::PathsTaken) if role != Role::Reflector => {
+                Some("two paths of one BIRD: tests/tests/add_path.rs")
+            }
+            (_, _, Feature::PathsTaken) if role != Role::Reflector => {
+                Some("a client has one path of each of its own prefixes; as the reflector it has more")
+            }
             (Make::GoBgp, _, Feature::RefreshAsked) => {
                 Some("softresetin works on the routes that it has kept: it never asks")
             }

@@ -34,6 +34,8 @@ pub enum Role {
 pub const KEY: &str = "interop-key";
 /// Its address.
 pub const FAR: &str = "10.9.0.2";
+/// Who dials it when it is the reflector: our leaf, the witness and its twin.
+const DIALLERS: [&str; 3] = ["10.9.0.1", "10.9.0.9", "10.9.0.8"];
 const EXABGP: Witness = Witness {
     name: "exabgp",
     end: End::Far,
@@ -309,8 +311,8 @@ fn bird(role: Role, routes: &[u8]) -> String {
     let (hop4, hop6) = ("next hop address 10.99.0.2;", "next hop address 2001:db8:99::2;");
     let channels = |export4: &str, export6: &str| {
         format!(
-            "ipv4 {{ gateway recursive; import all; export {export4} }}; \
-             ipv6 {{ gateway recursive; import all; export {export6} }};"
+            "ipv4 {{ gateway recursive; add paths on; import all; export {export4} }}; \
+             ipv6 {{ gateway recursive; add paths on; import all; export {export6} }};"
         )
     };
     let own = channels(
@@ -332,8 +334,11 @@ fn bird(role: Role, routes: &[u8]) -> String {
             );
         }
         Role::Reflector => {
-            for (name, address) in [("near", "10.9.0.1"), ("witness", "10.9.0.9")] {
+            for (name, address) in [("near", "10.9.0.1"), ("witness", "10.9.0.9"), ("twin", "10.9.0.8")] {
                 let all = channels("where source = RTS_BGP;", "where source = RTS_BGP;");
+                // After its own restart it would wait for the twin, which is not there yet: so does `aware`.
+                let off = quick.replace("graceful restart on", "graceful restart off");
+                let quick = if name == "twin" { &off } else { quick };
                 let _ = writeln!(
                     text,
                     "protocol bgp {name} {{ local 10.9.0.2 as 64512; neighbor {address} as 64512; direct; passive; rr client; \
@@ -350,7 +355,7 @@ fn frr(role: Role, routes: &[u8]) -> String {
                     bgp router-id 10.9.0.2\n no bgp network import-check\n bgp graceful-restart\n \
                     bgp graceful-restart preserve-fw-state\n"
         .to_string();
-    let neighbors: &[&str] = if role == Role::Reflector { &["10.9.0.1", "10.9.0.9"] } else { &["10.9.0.1"] };
+    let neighbors: &[&str] = if role == Role::Reflector { &DIALLERS } else { &DIALLERS[..1] };
     if role == Role::Reflector {
         text += " bgp cluster-id 9.9.9.9\n";
     }
@@ -372,7 +377,7 @@ fn frr(role: Role, routes: &[u8]) -> String {
         }
         for n in neighbors {
             let how = if role == Role::Reflector {
-                "route-reflector-client".into()
+                format!("route-reflector-client\n  neighbor {n} addpath-tx-all-paths")
             } else {
                 format!("route-map {hop} out")
             };
@@ -391,7 +396,7 @@ fn frr(role: Role, routes: &[u8]) -> String {
 fn gobgp(role: Role) -> String {
     let mut text = "[global.config]\n  as = 64512\n  router-id = \"10.9.0.2\"\n".to_string();
     text += if role == Role::Reflector { "  local-address-list = [\"10.9.0.2\"]\n" } else { "  port = -1\n" };
-    let neighbors: &[&str] = if role == Role::Reflector { &["10.9.0.1", "10.9.0.9"] } else { &["10.9.0.1"] };
+    let neighbors: &[&str] = if role == Role::Reflector { &DIALLERS } else { &DIALLERS[..1] };
     let key =
         if role == Role::ClientWithKey { format!("  auth-password = \"{KEY}\"\n") } else { String::new() };
     for n in neighbors {
@@ -410,7 +415,8 @@ fn gobgp(role: Role) -> String {
             let _ = write!(
                 text,
                 "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\n  afi-safi-name = \"{family}\"\n\
-                 [neighbors.afi-safis.mp-graceful-restart.config]\n  enabled = true\n"
+                 [neighbors.afi-safis.mp-graceful-restart.config]\n  enabled = true\n\
+                 [neighbors.afi-safis.add-paths.config]\n  receive = true\n  send-max = 8\n"
             );
         }
     }
@@ -423,11 +429,11 @@ fn openbgpd(role: Role, routes: &[u8], socket: &str) -> String {
     );
     let set = "community 65001:7 ext-community rt 65001:7 large-community 65001:7:8";
     if role == Role::Reflector {
-        for n in ["10.9.0.1", "10.9.0.9"] {
+        for n in DIALLERS {
             let _ = write!(
                 text,
                 "neighbor {n} {{\n remote-as 64512\n local-address 10.9.0.2\n passive\n route-reflector 9.9.9.9\n \
-                 announce IPv4 unicast\n announce IPv6 unicast\n announce restart yes\n}}\n"
+                 announce IPv4 unicast\n announce IPv6 unicast\n announce restart yes\n announce add-path send all\n}}\n"
             );
         }
     } else {
@@ -440,7 +446,7 @@ fn openbgpd(role: Role, routes: &[u8], socket: &str) -> String {
         let _ = write!(
             text,
             "neighbor 10.9.0.1 {{\n remote-as 64512\n local-address 10.9.0.2\n announce IPv4 unicast\n \
-             announce IPv6 unicast\n announce restart yes\n{key}}}\n"
+             announce IPv6 unicast\n announce restart yes\n announce add-path recv yes\n{key}}}\n"
         );
     }
     text + "allow from any\nallow to any\n"

@@ -14,6 +14,15 @@ const CLUSTER: &str = "9.9.9.9";
 /// The witness' routes: the first stays, the second is withdrawn, the third while its reflector is away.
 const WITNESSED: [&str; 4] = ["10.66.0.1/32", "10.66.0.2/32", "10.66.0.3/32", "2001:db8:66::1/128"];
 const HOP: [&str; 2] = ["10.99.0.9", "2001:db8:99::9"];
+/// The next hops of its twin, which announces the first and the last of these too.
+const TWIN: Witness = Witness {
+    name: "twin",
+    end: End::Near,
+    local: "10.9.0.8",
+    remote: NEAR,
+    hops: ["10.99.0.8", "2001:db8:99::8"],
+};
+const TWINNED: [&str; 2] = [WITNESSED[0], WITNESSED[3]];
 /// Our leaf's routes; it announces IPv4 with standard communities.
 const OURS: [&str; 3] = ["10.69.0.1/32", "10.69.0.2/32", "10.69.0.3/32"];
 /// How long what must stay is watched.
@@ -40,6 +49,8 @@ struct Row {
     space: Space,
     witness: Witness,
     cells: Cells,
+    /// What our leaf announces, and how often it was told to ask its reflector again.
+    leaf: (Vec<&'static str>, u32),
 }
 
 /// Runs a row; a cell that fails is the last one.
@@ -54,7 +65,7 @@ pub fn run(make: Make, role: Role) -> Cells {
     let witness = Witness { name: "witness", end: End::Near, local: "10.9.0.9", remote, hops: HOP };
     let space = installed(&PROGRAMS).and_then(|()| Space::new(&format!("{tag}{}", make as u8)));
     let mut row = match space {
-        Ok(space) => Row { make, role, space, witness, cells: Cells::new() },
+        Ok(space) => Row { make, role, space, witness, cells: Cells::new(), leaf: (Vec::new(), 0) },
         Err(error) => {
             return Cells::from([(Feature::Routes, Err(error.clone())), (Feature::BfdUp, Err(error))]);
         }
@@ -65,6 +76,8 @@ pub fn run(make: Make, role: Role) -> Cells {
             (Feature::Ipv6, Row::client_ipv6),
             (Feature::Communities, Row::client_communities),
             (Feature::Withdraw, Row::client_withdraw),
+            (Feature::WeAsk, Row::we_ask),
+            (Feature::PathsSent, Row::paths_sent),
             (Feature::RefreshAsked, Row::refresh_asked),
             (Feature::RefreshSent, Row::refresh_sent),
             (Feature::TheyRestart, Row::client_restarts),
@@ -76,6 +89,8 @@ pub fn run(make: Make, role: Role) -> Cells {
             (Feature::Ipv6, Row::leaf_ipv6),
             (Feature::Communities, Row::leaf_communities),
             (Feature::Withdraw, Row::leaf_withdraw),
+            (Feature::WeAsk, Row::we_ask),
+            (Feature::PathsTaken, Row::paths_taken),
             (Feature::RefreshAsked, Row::refresh_asked),
             (Feature::RefreshSent, Row::refresh_sent),
             (Feature::TheyRestart, Row::their_reflector_restarts),
@@ -132,17 +147,22 @@ impl Row {
 
     /// A route of our leaf, as it has it.
     fn learned(&self, prefix: &str) -> Value {
+        self.all_learned(prefix)[0].clone()
+    }
+
+    /// All its paths of a prefix.
+    fn all_learned(&self, prefix: &str) -> Value {
         let text = std::fs::read_to_string(self.space.file("state.json")).unwrap_or_default();
         let state: Value = serde_json::from_str(&text).unwrap_or_default();
         let of = |r: &&Value| r["prefix"] == prefix && r["peer"] != "local";
-        state["routes"].as_array().into_iter().flatten().find(of).cloned().unwrap_or_default()
+        state["routes"].as_array().into_iter().flatten().filter(of).cloned().collect()
     }
 
     fn start_reflector(&mut self) -> Check {
         let bfd = if self.role == Role::ClientWithBfd { "{}" } else { "{enabled: false}" };
         // OpenBGPD tries again after two minutes only, and FRR not soon after a refusal: these are dialled too.
         let dialled = "---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPPeer\nmetadata: {name: far}\n\
-                       spec: {address: 10.9.0.2, routeReflectorClient: true}\n";
+                       spec: {address: 10.9.0.2, routeReflectorClient: true, addPathSend: all, addPathReceive: true}\n";
         let late = matches!(self.make, Make::OpenBgpd | Make::Frr) && self.role == Role::Client;
         let dialled = if late { dialled } else { "" };
         let signed = self.role == Role::ClientWithKey;
@@ -156,7 +176,7 @@ impl Row {
                 "apiVersion: net.routerd.net/v1alpha1\nkind: BGPRouter\nmetadata: {{name: reflector}}\nspec:\n  \
                  asn: 64512\n  routerID: {NEAR}\n  clusterID: {CLUSTER}\n  listen: [\"{NEAR}:179\"]\n  \
                  holdTimeSecs: 90\n---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPDynamicPeer\n\
-                 metadata: {{name: clients}}\nspec: {{sourcePrefixes: [{of_peer}], admission: open, bfd: {bfd}{key}}}\n\
+                 metadata: {{name: clients}}\nspec: {{sourcePrefixes: [{of_peer}], admission: open, addPathSend: all, addPathReceive: true, bfd: {bfd}{key}}}\n\
                  {dialled}"
             ),
         )?;
@@ -169,14 +189,15 @@ impl Row {
         self.space.start(End::Near, "fabric-rr", &[&program, "--root", &root, "--config", &config])
     }
 
-    fn tell_leaf(&self, routes: &[&str]) -> Result<String, String> {
+    fn tell_leaf(&mut self, routes: &[&'static str]) -> Result<String, String> {
+        self.leaf.0 = routes.to_vec();
         let route = |prefix: &&str| json!({ "prefix": prefix, "nextHop": "10.99.0.1", "communities": [4259905543u32] });
         let announce: Vec<Value> = routes.iter().map(route).collect();
-        let config = json!({ "asn": 64512, "local": NEAR, "reflector": FAR, "announce": announce });
+        let config = json!({ "asn": 64512, "local": NEAR, "reflector": FAR, "announce": announce, "refreshes": self.leaf.1 });
         self.space.write("leaf.json", &config.to_string())
     }
 
-    fn start_leaf(&mut self, routes: &[&str]) -> Check {
+    fn start_leaf(&mut self, routes: &[&'static str]) -> Check {
         let (config, state) = (self.tell_leaf(routes)?, self.space.path("state.json"));
         self.space.start(End::Near, "leaf", &[env!("CARGO_BIN_EXE_interop-leaf"), &config, &state])
     }
@@ -231,6 +252,66 @@ impl Row {
         })?;
         that(self.make.has(&self.space, WITNESSED[0], HOP[0]), || "they lost another one".into())?;
         that(self.heard().routes.contains_key(&route(1)), || "the witness lost another one".into())
+    }
+
+    /// We ask for their table again, and get it: an operator at the reflector, or our leaf.
+    fn we_ask(&mut self) -> Check {
+        let (before, had) = (self.number("updatesIn"), self.number("prefixesAccepted"));
+        if self.role == Role::Reflector {
+            self.leaf.1 += 1;
+            let routes = self.leaf.0.clone();
+            self.tell_leaf(&routes)?;
+        } else {
+            let program = self.space.path("routerctl");
+            let answer = self.space.ask(End::Near, &[&program, "bgp", "refresh", FAR, "-o", "json"]);
+            all_in("routerctl", &answer, &["ipv4-unicast", "ipv6-unicast"])?;
+        }
+        self.space.until(|| that(self.number("updatesIn") > before, || "no UPDATE came".into()))?;
+        self.space.until(|| {
+            let peer = self.peer();
+            let (has, stale) = (peer["prefixesAccepted"].as_u64(), peer["prefixesStale"].as_u64());
+            that(has == Some(had) && had > 0 && stale == Some(0), || format!("{had} routes became: {peer}"))
+        })
+    }
+
+    /// Two paths of one prefix go to them, of both families, and one is withdrawn alone.
+    fn paths_sent(&mut self) -> Check {
+        let sent = |row: &Row| row.peer()["capabilities"].to_string();
+        all_in("the session", &sent(self), &["add-path-send"])?;
+        TWIN.start(&mut self.space, &TWINNED, None)?;
+        let all = [0, 1].map(|f| (TWINNED[f], HOP[f], TWIN.hops[f]));
+        self.space.until(|| {
+            all.iter()
+                .try_for_each(|(p, one, two)| all_in("they", &self.make.show(&self.space, p), &[one, two]))
+        })?;
+        TWINNED.iter().try_for_each(|p| TWIN.tell(&self.space, "withdraw", p))?;
+        self.space.until(|| {
+            all.iter().try_for_each(|(p, one, two)| {
+                let text = self.make.show(&self.space, p);
+                all_in("they", &text, &[one])?;
+                that(!text.contains(two), || format!("they keep {two}: {text}"))
+            })
+        })
+    }
+
+    /// Two paths of one prefix come from them, of both families, and one is withdrawn alone.
+    fn paths_taken(&mut self) -> Check {
+        let twin = Witness { remote: FAR, ..TWIN };
+        all_in("the session", &self.peer()["capabilities"].to_string(), &["add-path-receive"])?;
+        twin.start(&mut self.space, &TWINNED, None)?;
+        let all = [0, 1].map(|f| (TWINNED[f], HOP[f], twin.hops[f]));
+        self.space.until(|| {
+            all.iter()
+                .try_for_each(|(p, one, two)| all_in("we", &self.all_learned(p).to_string(), &[one, two]))
+        })?;
+        TWINNED.iter().try_for_each(|p| twin.tell(&self.space, "withdraw", p))?;
+        self.space.until(|| {
+            all.iter().try_for_each(|(p, one, two)| {
+                let text = self.all_learned(p).to_string();
+                all_in("we", &text, &[one])?;
+                that(!text.contains(two), || format!("we keep {two}: {text}"))
+            })
+        })
     }
 
     /// They ask for the table again, and get it.
@@ -336,9 +417,12 @@ impl Row {
         })
     }
 
-    /// A leaf shows and sends standard communities.
+    /// Standard, extended and large ones come in as they were sent, of both families; a leaf sends standard ones.
     fn leaf_communities(&mut self) -> Check {
-        all_in("we", &self.learned(WITNESSED[0]).to_string(), &["65001:7"])?;
+        for prefix in TWINNED {
+            let all = ["\"communities\":[\"65001:7\"]", "[\"rt:65001:7\"]", "[\"65001:7:8\"]"];
+            all_in("we", &self.learned(prefix).to_string(), &all)?;
+        }
         let text = self.heard().routes.remove(OURS[0]).unwrap_or_default();
         all_in("the witness", &text, &["[[65001,7]]"])
     }

@@ -11,7 +11,7 @@ pub const LIMIT: Duration = Duration::from_secs(45);
 /// Which end of the cable.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Ours: `fabric-rr` or the leaf at 10.9.0.1, the witness at 10.9.0.9.
+    /// Ours: `fabric-rr` or the leaf at 10.9.0.1, the witness at 10.9.0.9 and its twin at 10.9.0.8.
     Near,
     /// The other router at 10.9.0.2.
     Far,
@@ -51,7 +51,7 @@ impl Space {
             "ip", "-n", near, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", far,
         ])?;
         for (end, addresses) in [
-            (near, &["10.9.0.1/24", "10.9.0.9/24", "fd09::1/64"][..]),
+            (near, &["10.9.0.1/24", "10.9.0.8/24", "10.9.0.9/24", "fd09::1/64"][..]),
             (far, &["10.9.0.2/24", "fd09::2/64"][..]),
         ] {
             for address in addresses {
