@@ -106,6 +106,8 @@ families! {
     BMP_SENT "fabric_bmp_station_sent_messages_total" Counter ["station"] "BMP messages written to it.";
     BMP_DROPPED "fabric_bmp_station_dropped_messages_total" Counter ["station"] "BMP messages dropped because it did not read.";
     BMP_QUEUED "fabric_bmp_station_queued_bytes" Gauge ["station"] "Octets that wait for it.";
+    MRT_WRITTEN "fabric_mrt_dumps_written_total" Counter [] "MRT dumps of the table that were written.";
+    MRT_FAILED "fabric_mrt_dumps_failed_total" Counter [] "MRT dumps of the table that could not be written.";
     LEAVES "fabric_leaves" Gauge ["phase"] "Enrolled leaves by phase (hub).";
     LEASE_FIRST "fabric_lease_first_end_seconds" Gauge [] "Seconds until the first lease in force ends (hub).";
     CLAIMS "fabric_claims" Gauge [] "Claimed addresses: of the whole fabric on a hub, granted to this leaf on a leaf.";
@@ -175,6 +177,10 @@ fn node(page: &mut Page, status: &NodeStatus, now: u64) {
     page.family(&BUILD, [(vec![status.role.clone(), status.version.clone()], 1.0)]);
     page.number(&UPTIME, status.uptime_secs as f64);
     page.number(&READY, bit(status.phase == "Ready"));
+    if let Some(dumps) = &status.mrt_dump {
+        page.number(&MRT_WRITTEN, dumps.written as f64);
+        page.number(&MRT_FAILED, dumps.failed as f64);
+    }
     if let Some(client) = &status.enrollment {
         page.number(&CLAIMS_REFUSED, status.refused.len() as f64);
         page.family(&OWN_REJECTED, labelled(&counted(status.hub_rejected.iter().map(|r| r.reason.as_str()))));

@@ -3,29 +3,74 @@
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bgp::io::Speaker;
 use config::MrtDump;
 use tokio::time::MissedTickBehavior;
 
 use crate::speaker::Find;
+use crate::wire::MrtDumpView;
 
 /// Longest time that one dump may take: a disk that hangs must not hold up the next one for ever.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Writes dumps until the daemon ends. While there is no speaker there is nothing to write.
-pub async fn keep(find: Find, dump: MrtDump) {
-    let mut every = tokio::time::interval(Duration::from_secs(u64::from(dump.every_secs)));
-    every.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        every.tick().await;
-        let Some(speaker) = find() else { continue };
-        let path = dump.file.as_path();
-        let written = tokio::time::timeout(LIMIT, write(&speaker, path, dump.keep)).await;
-        match written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(octets) => tracing::debug!(file = %path.display(), octets, "MRT dump written"),
-            Err(error) => tracing::warn!(file = %path.display(), %error, "the MRT dump was not written"),
+/// What became of the dumps so far. Whoever holds a clone sees the same counts.
+#[derive(Debug, Clone, Default)]
+pub struct Dumps(Arc<Mutex<MrtDumpView>>);
+
+impl Dumps {
+    /// Starts to write dumps where `dump` asks for them; none when nothing is asked for.
+    pub fn start(find: Find, dump: Option<MrtDump>) -> Option<Dumps> {
+        let dump = dump?;
+        let file = dump.file.as_path().display().to_string();
+        let dumps = Dumps(Arc::new(Mutex::new(MrtDumpView { file, ..MrtDumpView::default() })));
+        tokio::spawn(dumps.clone().keep(find, dump));
+        Some(dumps)
+    }
+
+    /// What a person is shown.
+    pub fn view(&self) -> MrtDumpView {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self, outcome: &io::Result<u64>) {
+        let mut view = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(octets) => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                view.written += 1;
+                view.last_octets = Some(*octets);
+                view.last_written_at = now.ok().map(|since| since.as_secs());
+                view.last_error = None;
+            }
+            Err(error) => {
+                view.failed += 1;
+                view.last_error = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Writes dumps until the daemon ends. While there is no speaker there is nothing to write.
+    async fn keep(self, find: Find, dump: MrtDump) {
+        let mut every = tokio::time::interval(Duration::from_secs(u64::from(dump.every_secs)));
+        every.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            every.tick().await;
+            let Some(speaker) = find() else { continue };
+            let path = dump.file.as_path();
+            let written = tokio::time::timeout(LIMIT, write(&speaker, path, dump.keep)).await;
+            let outcome = written.unwrap_or_else(|_| {
+                // Stopped halfway: what there is of it is worth nothing.
+                let _ = std::fs::remove_file(numbered(path, "new"));
+                Err(io::ErrorKind::TimedOut.into())
+            });
+            self.count(&outcome);
+            match outcome {
+                Ok(octets) => tracing::debug!(file = %path.display(), octets, "MRT dump written"),
+                Err(error) => tracing::warn!(file = %path.display(), %error, "the MRT dump was not written"),
+            }
         }
     }
 }
@@ -124,5 +169,24 @@ mod tests {
         assert!(octets > 12, "a peer index table at least");
         write(&speaker, &path, 2).await.unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    /// A dump that fails is counted with its reason; one that is written after it takes the reason away.
+    #[tokio::test]
+    async fn what_became_of_the_dumps_is_shown() {
+        let config = bgp::settings::SpeakerConfig::new(64512, [10, 255, 0, 1].into());
+        let speaker = Speaker::start(config, Vec::new()).await.unwrap();
+        let dumps = Dumps::default();
+        dumps.count(&write(&speaker, Path::new("/nowhere/table.mrt"), 2).await);
+        let seen = dumps.view();
+        assert_eq!((seen.written, seen.failed, seen.last_written_at), (0, 1, None));
+        assert!(seen.last_error.unwrap().contains("No such file"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("table.mrt");
+        dumps.count(&write(&speaker, &path, 2).await);
+        let seen = dumps.view();
+        assert_eq!((seen.written, seen.failed, seen.last_error), (1, 1, None));
+        assert_eq!(seen.last_octets, Some(std::fs::metadata(&path).unwrap().len()));
+        assert!(seen.last_written_at.is_some());
     }
 }

@@ -141,6 +141,26 @@ pub struct NodeStatus {
     /// How the registry stands with the other hubs' (hub).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
+    /// The dumps of the table that `mrtDump` asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mrt_dump: Option<MrtDumpView>,
+}
+
+/// What became of the dumps of the table (MRT, RFC 6396) since the daemon started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MrtDumpView {
+    /// Where the newest one is.
+    pub file: String,
+    /// Dumps written.
+    pub written: u64,
+    /// Dumps that could not be written.
+    pub failed: u64,
+    /// When the newest one was written, seconds since 1970.
+    pub last_written_at: Option<u64>,
+    /// How large it is, octets.
+    pub last_octets: Option<u64>,
+    /// Why the last try failed; none when it did not.
+    pub last_error: Option<String>,
 }
 
 /// A hub, seen from a leaf.

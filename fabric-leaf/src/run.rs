@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bgp::io::{BestPaths, Speaker};
 use control::daemon::{PidFile, stop_signal};
+use control::mrt_dump::Dumps;
 use control::{Node, Paths};
 use dataplane::io::Dataplane;
 use enrollment::io::keys::NodeKeys;
@@ -38,6 +39,8 @@ pub struct Leaf {
     pub membership: watch::Receiver<Membership>,
     /// Its speaker, once it is enrolled.
     pub speaker: watch::Receiver<Option<Speaker>>,
+    /// The dumps of its table, if they are asked for.
+    pub dumps: Option<Dumps>,
     /// What its hubs reject of its routes.
     pub hubs: Arc<HubsWord>,
     /// What was wished of the dataplane last.
@@ -90,10 +93,6 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
     if let Some(address) = config.router.spec.metrics_listen {
         let served = control::metrics::serve(address, measured::observe(leaf.clone())).await;
         served.map_err(io(format!("listening on {address} for metrics")))?;
-    }
-    if let Some(dump) = config.router.spec.mrt_dump.clone() {
-        let speaker = leaf.speaker.clone();
-        tokio::spawn(control::mrt_dump::keep(Arc::new(move || speaker.borrow().clone()), dump));
     }
     tracing::info!("running");
     let signal = stop_signal().await.map_err(io("waiting for a signal".into()))?;
@@ -160,9 +159,11 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
     let hint = Arc::new(Notify::new());
     tokio::spawn(crate::hint::hear(membership.clone(), hint.clone()));
     tokio::spawn(owner.run(heard, enroller, hint));
+    let found = speaker.clone();
     Ok(Leaf {
         file,
         started: Instant::now(),
+        dumps: Dumps::start(Arc::new(move || found.borrow().clone()), config.router.spec.mrt_dump.clone()),
         hubs: Arc::new(HubsWord::new(membership.clone(), keys_seen)),
         membership,
         current,

@@ -68,6 +68,7 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
         hubs,
         leaves: 0,
         replication: None,
+        mrt_dump: leaf.dumps.as_ref().map(|dumps| dumps.view()),
     }
 }
 

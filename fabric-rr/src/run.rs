@@ -11,6 +11,7 @@ use bgp::policy::Admission;
 use bgp::settings::{AddPathOptions, PeerOptions};
 use config::{BgpRouter, Config, Enrollment, Fabric, PeerAdmission};
 use control::daemon::{PidFile, stop_signal};
+use control::mrt_dump::Dumps;
 use control::neighbors::{bfd, neighbors};
 use control::secret::guard;
 use control::{Node, Paths};
@@ -58,6 +59,8 @@ pub struct Hub {
     pub started: Instant,
     /// Its BGP speaker.
     pub speaker: Speaker,
+    /// The dumps of its table, if they are asked for.
+    pub dumps: Option<Dumps>,
     /// Enrollment and dataplane; a plain reflector has neither.
     pub enrolled: Option<Enrolled>,
 }
@@ -182,10 +185,8 @@ async fn start(
         speaker.monitor(Station { statistics_secs, ..Station::new(*address, name) });
     }
     let named = neighbors(&config.peers).map_err(start_error)?;
-    if let Some(dump) = router.mrt_dump.clone() {
-        let found = speaker.clone();
-        tokio::spawn(control::mrt_dump::keep(Arc::new(move || Some(found.clone())), dump));
-    }
+    let found = speaker.clone();
+    let dumps = Dumps::start(Arc::new(move || Some(found.clone())), router.mrt_dump.clone());
     speaker.set_liveness(liveness(&config, false)).await;
     speaker.set_neighbors(named.clone()).await;
     let enrolled = match opened {
@@ -196,7 +197,7 @@ async fn start(
         }
     };
     let name = config.router.name.to_string();
-    Ok(Hub { name, file, config, effective, started: Instant::now(), speaker, enrolled })
+    Ok(Hub { name, file, config, effective, started: Instant::now(), speaker, dumps, enrolled })
 }
 
 fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<SpeakerConfig, RunError> {

@@ -37,6 +37,7 @@ pub async fn node(hub: &Hub) -> NodeStatus {
         hubs: Vec::new(),
         leaves: hub.enrolled.as_ref().map_or(0, |e| e.registry.snapshot().leaves.len()),
         replication: replication(hub).await,
+        mrt_dump: hub.dumps.as_ref().map(|dumps| dumps.view()),
     }
 }
 

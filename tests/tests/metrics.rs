@@ -110,6 +110,10 @@ async fn a_reflector_tells_prometheus_what_it_tells_its_operator() {
     let log = std::fs::read_to_string(dir.join("fabric-rr.log")).unwrap();
     assert_eq!(log.matches("near its prefix limit").count(), 1, "{log}");
     dumps_are_kept(dir).await;
+    // Something stands where the next dump is begun: it fails, is counted, and says why.
+    std::fs::create_dir(dir.join("table.mrt.new")).unwrap();
+    let seen = shows(&space, dir, (HUB, 9342), &[("fabric_mrt_dumps_failed_total", 1.0)]).await;
+    assert!(seen["fabric_mrt_dumps_written_total"] >= 2.0);
     space.kill("bird");
     let gone = [("fabric_bgp_peer_established{peer=\"10.8.0.2\"}", 0.0)];
     shows(&space, dir, (HUB, 9342), &gone).await;

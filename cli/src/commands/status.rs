@@ -1,7 +1,7 @@
 //! `routerctl status`: how the node stands, on one page.
 
 use clap::Args;
-use control::wire::{NodeStatus, ReplicationStatus};
+use control::wire::{MrtDumpView, NodeStatus, ReplicationStatus};
 use dataplane::view::Report;
 
 use crate::context::Context;
@@ -49,6 +49,7 @@ fn people(status: &NodeStatus) -> String {
     let bgp = &status.bgp;
     let sessions = format!("{} of {} sessions established", bgp.established, bgp.peers);
     head.push(("bgp", format!("{sessions}, {} routes accepted, {} rejected", bgp.accepted, bgp.rejected)));
+    head.extend(status.mrt_dump.as_ref().map(|dumps| ("mrt dumps", mrt_dumps(dumps))));
     let mut parts = Vec::new();
     if let Some(report) = &status.dataplane {
         head.push(("dataplane", format!("{} ({})", word(&report.dataplane), report.why)));
@@ -76,6 +77,14 @@ fn people(status: &NodeStatus) -> String {
     }
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
+}
+
+/// How the dumps of the table went.
+fn mrt_dumps(dumps: &MrtDumpView) -> String {
+    let newest = dumps.last_written_at.map(|at| format!(", the newest at {}", text::utc(at)));
+    let why = dumps.last_error.as_ref().map(|why| format!(": {}", text::plain(why)));
+    let (newest, why) = (newest.unwrap_or_default(), why.unwrap_or_default());
+    format!("{} written to {}{newest}; {} failed{why}", dumps.written, text::plain(&dumps.file), dumps.failed)
 }
 
 /// How a leaf of two hubs stands with each.
