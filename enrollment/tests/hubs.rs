@@ -58,6 +58,12 @@ async fn start(folder: &Path, keys: Arc<NodeKeys>, port: u16, joined: Option<&Jo
     Node { registry, replication, port, listeners }
 }
 
+/// One port for every address of both hubs. Below those that the kernel gives away (`ip_local_port_range`), because one
+/// that is free at the first address may be in use at the second by then; another process has another one.
+fn free_port() -> u16 {
+    10_000 + (std::process::id() % 20_000) as u16
+}
+
 /// A port that was ours a moment ago may need a moment.
 async fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
     let end = Instant::now() + Duration::from_secs(5);
@@ -90,7 +96,7 @@ async fn in_step(first: &Node, second: &Node) -> Duration {
 async fn a_second_hub_joins_and_both_follow() {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let (one, two) = (Arc::new(keys(1)), Arc::new(keys(2)));
-    let first = start(folders[0].path(), one.clone(), 0, None).await;
+    let first = start(folders[0].path(), one.clone(), free_port(), None).await;
     first.registry.create_invite(order("before", &[])).await.ok().unwrap();
     let invite = first.registry.create_hub_invite(name("hub-2"), 3600).await.ok().unwrap();
     let text = invite.encode();
