@@ -158,3 +158,18 @@ pub async fn stop(lab: &Lab, node: &str, signal: nix::sys::signal::Signal) -> Re
 pub async fn start(lab: &Lab, node: &str) -> Result<(), String> {
     lab.start_daemon(node).await.map_err(|error| error.to_string())
 }
+
+/// The site of this name.
+///
+/// # Panics
+/// When the lab has none.
+pub fn site(name: &str) -> &'static Site {
+    SITES.iter().find(|site| site.name == name).expect("the lab has this site")
+}
+
+/// Shows a figure that was measured, whether it is good or not.
+pub fn note(told: &str) {
+    use std::io::Write;
+    // A closed standard error is nobody's loss.
+    let _ = writeln!(std::io::stderr(), "  {told}");
+}

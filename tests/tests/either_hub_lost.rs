@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 
 use fabric_tests::Check;
 use fabric_tests::ask::{
-    eventually, json, kernel_clients, leaf, other_clients, ping, routerctl, start, stop, words,
+    eventually, json, kernel_clients, leaf, note, other_clients, ping, routerctl, site, start, stop, words,
 };
 use fabric_tests::harness::{Fabric, case, main_with};
-use lab::layout::{Hubs, SITES, Site};
+use fabric_tests::hubs::{LIMIT, served_by_both};
+use lab::layout::{Hubs, Site};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
-/// Longest time for one step of the fabric.
-const LIMIT: Duration = Duration::from_secs(30);
 /// How long packets flow around a hub's death, seconds.
 const FLOW_SECS: u64 = 10;
 /// Between two pings, milliseconds.
@@ -34,50 +32,6 @@ fn main() -> ExitCode {
         case("both_hubs_are_lost_and_a_leaf_restarts", both_lost),
     ];
     main_with("lost", Hubs::Two, cases)
-}
-
-fn site(name: &str) -> &'static Site {
-    SITES.iter().find(|site| site.name == name).expect("the lab has this site")
-}
-
-/// Measured figures are shown, whether they are good or not.
-fn note(told: &str) {
-    use std::io::Write;
-    // A closed standard error is nobody's loss.
-    let _ = writeln!(std::io::stderr(), "  {told}");
-}
-
-/// Waits until every leaf has a session with both hubs, and both registries are one.
-async fn served_by_both(f: &Arc<Fabric>) -> Check {
-    for hub in Hubs::Two.nodes() {
-        let all = || async {
-            let peers = json(&f.lab, &hub.name(), "bgp peers").await?;
-            let up = |p: &&Value| p["state"] == "Established" && p["client"] == true;
-            match peers.as_array().into_iter().flatten().filter(up).count() {
-                4 => Ok(()),
-                some => Err(format!("{} has sessions with {some} of 4 leaves", hub.name())),
-            }
-        };
-        eventually(LIMIT, all).await?;
-    }
-    equal(f).await.map(drop)
-}
-
-/// Waits until both registries have one digest; gives the time that took.
-async fn equal(f: &Arc<Fabric>) -> Result<Duration, String> {
-    let look = || async {
-        let mut digests = Vec::new();
-        for hub in Hubs::Two.nodes() {
-            let status = json(&f.lab, &hub.name(), "status").await?;
-            let state = &status["replication"]["hubs"][0]["state"];
-            if state != "in-step" {
-                return Err(format!("{}: the other hub is {state}", hub.name()));
-            }
-            digests.push(status["replication"]["digest"].clone());
-        }
-        if digests[0].is_string() && digests[0] == digests[1] { Ok(()) } else { Err(format!("{digests:?}")) }
-    };
-    eventually(LIMIT, look).await
 }
 
 /// The overlay address of a hub.

@@ -6,14 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fabric_tests::Check;
-use fabric_tests::ask::{eventually, json, kernel_clients, now_secs, ping};
+use fabric_tests::ask::{eventually, json, kernel_clients, note, now_secs, ping, site};
 use fabric_tests::harness::{Fabric, case, main_with};
+use fabric_tests::hubs::{LIMIT, served_by_both};
 use lab::MatrixOptions;
-use lab::layout::{Hubs, SITES, Site};
-use serde_json::Value;
+use lab::layout::Hubs;
 
-/// Longest time for one step of the fabric.
-const LIMIT: Duration = Duration::from_secs(30);
 /// Longest time of each effect of a revocation, seconds.
 const SECOND: f64 = 1.0;
 
@@ -25,17 +23,6 @@ fn main() -> ExitCode {
     main_with("twoh", Hubs::Two, cases)
 }
 
-fn site(name: &str) -> &'static Site {
-    SITES.iter().find(|site| site.name == name).expect("the lab has this site")
-}
-
-/// Measured figures are shown, whether they are good or not.
-fn note(told: &str) {
-    use std::io::Write;
-    // A closed standard error is nobody's loss.
-    let _ = writeln!(std::io::stderr(), "  {told}");
-}
-
 async fn matrix(f: Arc<Fabric>) -> Check {
     served_by_both(&f).await?;
     let matrix = f.lab.matrix(&MatrixOptions::default()).await.map_err(|error| error.to_string())?;
@@ -44,39 +31,6 @@ async fn matrix(f: Arc<Fabric>) -> Check {
         (12, 12) => Ok(()),
         (good, all) => Err(format!("{good} of {all} pairs work")),
     }
-}
-
-/// Waits until every leaf has a session with both hubs, and both registries are one.
-async fn served_by_both(f: &Arc<Fabric>) -> Check {
-    for hub in Hubs::Two.nodes() {
-        let all = || async {
-            let peers = json(&f.lab, &hub.name(), "bgp peers").await?;
-            let up = |p: &&Value| p["state"] == "Established" && p["client"] == true;
-            match peers.as_array().into_iter().flatten().filter(up).count() {
-                4 => Ok(()),
-                some => Err(format!("{} has sessions with {some} of 4 leaves", hub.name())),
-            }
-        };
-        eventually(LIMIT, all).await?;
-    }
-    equal(f).await
-}
-
-/// Waits until both registries have one digest.
-async fn equal(f: &Arc<Fabric>) -> Check {
-    let look = || async {
-        let mut digests = Vec::new();
-        for hub in Hubs::Two.nodes() {
-            let status = json(&f.lab, &hub.name(), "status").await?;
-            let state = &status["replication"]["hubs"][0]["state"];
-            if state != "in-step" {
-                return Err(format!("{}: the other hub is {state}", hub.name()));
-            }
-            digests.push(status["replication"]["digest"].clone());
-        }
-        if digests[0].is_string() && digests[0] == digests[1] { Ok(()) } else { Err(format!("{digests:?}")) }
-    };
-    eventually(LIMIT, look).await.map(drop)
 }
 
 /// Revokes oci at the second hub while its client pings aws; prints when each effect was seen.

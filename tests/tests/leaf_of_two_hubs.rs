@@ -3,131 +3,64 @@
 
 #![allow(clippy::print_stdout)] // the gaps seen are part of what this test shows
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
+use fabric_tests::ask::now_secs;
+use fabric_tests::switch::{Switch, ip};
 use serde_json::Value;
 
-/// Longest wait for anything.
-const LIMIT: Duration = Duration::from_secs(30);
 /// How often a client pings.
 const PING_SECS: &str = "0.02";
-/// Hubs, leaves, and a client behind each of the first two leaves.
-const NODES: [&str; 7] = ["a", "b", "c", "d", "e", "cc", "dd"];
 
-/// Namespaces with the daemons in them; all of it goes with this.
-struct Net {
-    tag: String,
-    dir: PathBuf,
-    children: Vec<(&'static str, Child)>,
+/// Two hubs, three leaves, and a client behind each of the first two leaves.
+struct Net(Switch);
+
+impl Deref for Net {
+    type Target = Switch;
+    fn deref(&self) -> &Switch {
+        &self.0
+    }
 }
 
-fn ip(words: &str) {
-    let output = Command::new("ip").args(words.split(' ')).output().expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn unix_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+impl DerefMut for Net {
+    fn deref_mut(&mut self) -> &mut Switch {
+        &mut self.0
+    }
 }
 
 impl Net {
     fn new(dir: &Path) -> Net {
-        let tag = format!("tl{}", std::process::id());
-        let net = Net { tag: tag.clone(), dir: dir.to_owned(), children: Vec::new() };
-        ip(&format!("netns add {tag}u"));
-        ip(&format!("-n {tag}u link add name sw0 type bridge"));
-        ip(&format!("-n {tag}u link set sw0 up"));
-        for node in NODES {
-            ip(&format!("netns add {tag}{node}"));
-            ip(&format!("-n {tag}{node} link set lo up"));
-        }
-        for (n, node) in NODES.into_iter().take(5).enumerate() {
-            ip(&format!("-n {tag}u link add name u{node} type veth peer name eth0 netns {tag}{node}"));
-            ip(&format!("-n {tag}u link set u{node} master sw0 up"));
-            ip(&format!("-n {tag}{node} address add 192.0.2.{}/24 dev eth0", n + 1));
-            ip(&format!("-n {tag}{node} link set eth0 up"));
-        }
+        let mut net = Switch::new("tl", dir, &["a", "b", "c", "d", "e"]);
         for (leaf, client, site) in [("c", "cc", 81), ("d", "dd", 82)] {
-            ip(&format!("-n {tag}{leaf} link add name lan0 type veth peer name eth0 netns {tag}{client}"));
-            ip(&format!("-n {tag}{leaf} address add 10.{site}.10.10/24 dev lan0"));
-            ip(&format!("-n {tag}{leaf} link set lan0 up"));
-            ip(&format!("-n {tag}{client} address add 10.{site}.10.20/24 dev eth0"));
-            ip(&format!("-n {tag}{client} link set eth0 up"));
-            ip(&format!("-n {tag}{client} route add default via 10.{site}.10.10"));
-            let forward =
-                ["netns", "exec", &format!("{tag}{leaf}"), "sysctl", "-qw", "net.ipv4.ip_forward=1"];
-            assert!(Command::new("ip").args(forward).status().unwrap().success(), "{leaf} forwards");
+            let (near, far) = (net.name(leaf), net.space(client));
+            ip(&format!("-n {near} link add name lan0 type veth peer name eth0 netns {far}"));
+            ip(&format!("-n {near} address add 10.{site}.10.10/24 dev lan0"));
+            ip(&format!("-n {near} link set lan0 up"));
+            ip(&format!("-n {far} address add 10.{site}.10.20/24 dev eth0"));
+            ip(&format!("-n {far} link set eth0 up"));
+            ip(&format!("-n {far} route add default via 10.{site}.10.10"));
+            let forward = net.run(leaf, &["sysctl", "-qw", "net.ipv4.ip_forward=1"]).status();
+            assert!(forward.unwrap().success(), "{leaf} forwards");
         }
-        net
-    }
-
-    fn command(&self, node: &str, program: &str) -> Command {
-        let bin = fabric_tests::harness::bin_dir().expect("the programs are built");
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}{node}", self.tag)]);
-        command.arg(bin.join(program)).arg("--root").arg(self.dir.join(node)).stdin(Stdio::null());
-        command
-    }
-
-    fn start(&mut self, node: &'static str, program: &str) {
-        let log = self.dir.join(format!("{node}.log"));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut command = self.command(node, program);
-        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        self.children.push((node, child));
-    }
-
-    /// SIGKILL: nothing is tidied up.
-    fn kill(&mut self, node: &str) {
-        for (_, child) in self.children.iter_mut().filter(|(n, _)| *n == node) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        self.children.retain(|(n, _)| *n != node);
-    }
-
-    /// What `routerctl` answers on a node, and whether it said that all is good.
-    fn ask(&self, node: &str, words: &[&str]) -> (bool, String) {
-        let output = self.command(node, "routerctl").args(words).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.success(), if output.status.success() { text } else { text + &error })
-    }
-
-    fn must(&self, node: &str, words: &[&str]) -> String {
-        let (good, text) = self.ask(node, words);
-        assert!(good, "{node}: routerctl {words:?}: {text}\n{}", self.logs());
-        text
+        Net(net)
     }
 
     fn status(&self, node: &str) -> Value {
-        let (_, text) = self.ask(node, &["status", "-o", "json"]);
-        serde_json::from_str(&text).unwrap_or(Value::Null)
+        self.json(node, &["status"])
     }
 
-    fn logs(&self) -> String {
-        let log = |node: &str| {
-            let text = std::fs::read_to_string(self.dir.join(format!("{node}.log"))).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            format!("{node}:\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"))
-        };
-        ["a", "b", "c", "d", "e"].map(log).concat()
-    }
-
-    fn until(&self, what: &str, mut good: impl FnMut() -> bool) -> Duration {
-        let begin = Instant::now();
-        while !good() {
-            assert!(begin.elapsed() < LIMIT, "{what}\n{}", self.logs());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        println!("{what}: {} ms", begin.elapsed().as_millis());
-        begin.elapsed()
+    /// Waits until it is so, and says how long that took.
+    fn until(&self, what: &str, good: impl FnMut() -> bool) -> Duration {
+        let took = self.0.until(what, good);
+        println!("{what}: {} ms", took.as_millis());
+        took
     }
 
     fn leaf_starts(&mut self, node: &'static str) {
-        let socket = self.dir.join(node).join("run/fabric/leaf.sock");
+        let socket = self.path(node).join("run/fabric/leaf.sock");
         self.start(node, "fabric-leaf");
         let what = format!("the daemon of leaf {node} starts");
         self.until(&what, || socket.exists() && self.ask(node, &["status"]).1.contains("phase"));
@@ -146,20 +79,19 @@ impl Net {
 
     /// The client behind c pings the one behind d from now on.
     fn ping(&mut self) {
-        let log = std::fs::File::create(self.dir.join("ping")).unwrap();
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}cc", self.tag), "ping", "-nDi", PING_SECS, "10.82.10.20"]);
-        let child = command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn().unwrap();
-        self.children.push(("ping", child));
+        let log = std::fs::File::create(self.path("ping")).unwrap();
+        let mut command = self.run("cc", &["ping", "-nDi", PING_SECS, "10.82.10.20"]);
+        let child = command.stdout(log).stderr(Stdio::null()).spawn().unwrap();
+        self.keep("ping", child);
     }
 
     /// The longest time without an answer since `begin`, seconds.
     fn gap(&self, begin: f64) -> f64 {
-        let text = std::fs::read_to_string(self.dir.join("ping")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.path("ping")).unwrap_or_default();
         let answers = text.lines().filter(|line| line.contains("bytes from"));
         let times = answers.filter_map(|line| line.strip_prefix('[')?.split(']').next()?.parse::<f64>().ok());
         let (mut last, mut longest) = (begin, 0f64);
-        for time in times.filter(|time| *time >= begin).chain([unix_now()]) {
+        for time in times.filter(|time| *time >= begin).chain([now_secs()]) {
             longest = longest.max(time - last);
             last = time;
         }
@@ -167,20 +99,8 @@ impl Net {
     }
 
     fn flows(&self) -> bool {
-        let begin = unix_now() - 0.3;
+        let begin = now_secs() - 0.3;
         self.gap(begin) < 0.25
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for (_, child) in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for node in NODES.into_iter().chain(["u"]) {
-            let _ = Command::new("ip").args(["netns", "delete", &format!("{}{node}", self.tag)]).status();
-        }
     }
 }
 
@@ -219,7 +139,7 @@ fn a_leaf_is_served_by_both_hubs() {
     // The hub in the path is killed, and then again when it has just returned and is not in the path any more.
     let third = net.must("a", &["invite", "--site", "pve"]);
     std::thread::sleep(Duration::from_secs(2));
-    let begin = unix_now();
+    let begin = now_secs();
     net.kill("a");
     net.until("packets pass by the other hub", || net.flows() && net.hub("c", both[1])["preferred"] == true);
     let in_path = net.gap(begin);
@@ -241,7 +161,7 @@ fn a_leaf_is_served_by_both_hubs() {
         ["c", "d", "e"].iter().all(|l| net.sessions(l, &both))
     });
     assert_eq!(net.hub("c", both[0])["preferred"], false, "it must have lived for a while first");
-    let begin = unix_now();
+    let begin = now_secs();
     net.kill("a");
     net.until("its death is noticed", || net.hub("c", both[0])["session"] != "Established");
     std::thread::sleep(Duration::from_secs(1));
@@ -251,7 +171,7 @@ fn a_leaf_is_served_by_both_hubs() {
 
     // It comes back for good: the overlay goes back to it, and nothing is lost.
     net.start("a", "fabric-rr");
-    let begin = unix_now();
+    let begin = now_secs();
     net.until("the overlay is back", || ["c", "d"].iter().all(|l| net.hub(l, both[0])["preferred"] == true));
     std::thread::sleep(Duration::from_secs(1));
     let back = net.gap(begin);

@@ -3,106 +3,29 @@
 
 #![allow(clippy::print_stdout)] // the times seen are part of what this test shows
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
+use fabric_tests::switch::Switch;
 use serde_json::Value;
 
-/// Longest wait for anything.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Two hubs and a leaf.
+struct Net(Switch);
 
-/// Namespaces on one switch, with the daemons in them; all of it goes with this.
-struct Net {
-    tag: String,
-    dir: PathBuf,
-    children: Vec<(&'static str, Child)>,
+impl Deref for Net {
+    type Target = Switch;
+    fn deref(&self) -> &Switch {
+        &self.0
+    }
 }
 
-fn ip(words: &str) {
-    let output = Command::new("ip").args(words.split(' ')).output().expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+impl DerefMut for Net {
+    fn deref_mut(&mut self) -> &mut Switch {
+        &mut self.0
+    }
 }
 
 impl Net {
-    fn new(dir: &Path) -> Net {
-        let tag = format!("th{}", std::process::id());
-        let net = Net { tag: tag.clone(), dir: dir.to_owned(), children: Vec::new() };
-        ip(&format!("netns add {tag}u"));
-        ip(&format!("-n {tag}u link add name sw0 type bridge"));
-        ip(&format!("-n {tag}u link set sw0 up"));
-        for (n, node) in ["a", "b", "c"].into_iter().enumerate() {
-            ip(&format!("netns add {tag}{node}"));
-            ip(&format!("-n {tag}u link add name u{node} type veth peer name eth0 netns {tag}{node}"));
-            ip(&format!("-n {tag}u link set u{node} master sw0 up"));
-            ip(&format!("-n {tag}{node} link set lo up"));
-            ip(&format!("-n {tag}{node} address add 192.0.2.{}/24 dev eth0", n + 1));
-            ip(&format!("-n {tag}{node} link set eth0 up"));
-        }
-        net
-    }
-
-    fn command(&self, node: &str, program: &str) -> Command {
-        let bin = fabric_tests::harness::bin_dir().expect("the programs are built");
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &format!("{}{node}", self.tag)]);
-        command.arg(bin.join(program)).arg("--root").arg(self.dir.join(node)).stdin(Stdio::null());
-        command
-    }
-
-    fn start(&mut self, node: &'static str, program: &str) {
-        let log = self.dir.join(format!("{node}.log"));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut command = self.command(node, program);
-        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        self.children.push((node, child));
-    }
-
-    fn kill(&mut self, node: &str) {
-        for (_, child) in self.children.iter_mut().filter(|(n, _)| *n == node) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        self.children.retain(|(n, _)| *n != node);
-    }
-
-    /// What `routerctl` answers on a node, and whether it said that all is good.
-    fn ask(&self, node: &str, words: &[&str]) -> (bool, String) {
-        let output = self.command(node, "routerctl").args(words).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.success(), if output.status.success() { text } else { text + &error })
-    }
-
-    fn must(&self, node: &str, words: &[&str]) -> String {
-        let (good, text) = self.ask(node, words);
-        assert!(good, "{node}: routerctl {words:?}: {text}\n{}", self.logs());
-        text
-    }
-
-    fn json(&self, node: &str, words: &[&str]) -> Value {
-        let (_, text) = self.ask(node, &[words, &["-o", "json"]].concat());
-        serde_json::from_str(&text).unwrap_or(Value::Null)
-    }
-
-    fn logs(&self) -> String {
-        let log = |node: &str| {
-            let text = std::fs::read_to_string(self.dir.join(format!("{node}.log"))).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            format!("{node}:\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"))
-        };
-        ["a", "b"].map(log).concat()
-    }
-
-    fn until(&self, what: &str, mut good: impl FnMut() -> bool) -> Duration {
-        let begin = Instant::now();
-        while !good() {
-            assert!(begin.elapsed() < LIMIT, "{what}\n{}", self.logs());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        begin.elapsed()
-    }
-
     fn in_step(&self, when: &str) {
         let took = self.until(when, || {
             let status = ["a", "b"].map(|node| self.json(node, &["status"])["replication"].clone());
@@ -144,23 +67,11 @@ impl Net {
     }
 }
 
-impl Drop for Net {
-    fn drop(&mut self) {
-        for (_, child) in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        for node in ["a", "b", "c", "u"] {
-            let _ = Command::new("ip").args(["netns", "delete", &format!("{}{node}", self.tag)]).status();
-        }
-    }
-}
-
 /// One walk, because each step stands on the one before.
 #[test]
 fn a_second_hub_joins_and_either_goes_on_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let mut net = Net::new(dir.path());
+    let mut net = Net(Switch::new("th", dir.path(), &["a", "b", "c"]));
     // Not the defaults: the second hub says nothing of them and takes them from the fabric.
     let fabric = ["--overlay-prefix", "10.254.0.0/20", "--asn", "65010"];
     net.must("a", &[&["hub", "init", "--endpoint", "192.0.2.1", "--no-start"], &fabric[..]].concat());
