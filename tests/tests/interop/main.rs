@@ -26,6 +26,7 @@ use make::{Make, Role};
 pub(crate) enum Feature {
     Routes,
     Ipv6,
+    Mapped,
     Communities,
     Withdraw,
     WeAsk,
@@ -38,12 +39,15 @@ pub(crate) enum Feature {
     Md5,
     BfdUp,
     BfdCut,
+    BfdIpv6,
+    BfdQuick,
 }
 
 impl Feature {
-    const ALL: [(Feature, &'static str); 14] = [
+    const ALL: [(Feature, &'static str); 17] = [
         (Feature::Routes, "routes"),
         (Feature::Ipv6, "IPv6"),
+        (Feature::Mapped, "mapped hop"),
         (Feature::Communities, "communities"),
         (Feature::Withdraw, "withdraw"),
         (Feature::WeAsk, "we ask again"),
@@ -56,15 +60,30 @@ impl Feature {
         (Feature::Md5, "TCP-MD5"),
         (Feature::BfdUp, "BFD up"),
         (Feature::BfdCut, "BFD cut"),
+        (Feature::BfdIpv6, "BFD on IPv6"),
+        (Feature::BfdQuick, "BFD 50 ms"),
     ];
+
+    /// The role of the namespaces of their own that it is tested in; `None`: those of the row itself.
+    fn apart(self) -> Option<Role> {
+        match self {
+            Feature::BfdUp | Feature::BfdCut => Some(Role::ClientWithBfd),
+            Feature::BfdIpv6 => Some(Role::ClientOverIpv6),
+            Feature::BfdQuick => Some(Role::ClientWithQuickBfd),
+            _ => None,
+        }
+    }
 
     /// Why a make in a role cannot be tested for this; `None`: it is.
     fn missing(self, make: Make, role: Role) -> Option<&'static str> {
-        let bfd = matches!(self, Feature::BfdUp | Feature::BfdCut);
+        let bfd = self.apart().is_some();
         match (make, role, self) {
             (Make::OpenBgpd | Make::ExaBgp, _, _) if bfd => Some("it has no BFD"),
             (Make::GoBgp, _, _) if bfd => Some("version 3.10 has no BFD"),
             (_, Role::Reflector, _) if bfd => Some("the client's BFD is the same code in both roles"),
+            (_, role, Feature::Mapped) if role != Role::Reflector => {
+                Some("a leaf's speaker sends such next hops, `fabric-rr` has no routes of its own")
+            }
             (_, Role::Reflector, Feature::Md5) => Some("a key is the same code in both roles"),
             (Make::OpenBgpd, _, Feature::WeAsk) => Some(
                 "version 7.7 answers nobody's, BIRD's neither: `AID IPv4 unicast not negotiated`, though routes flow",
@@ -109,10 +128,9 @@ impl Row {
         format!("{} as {role}", self.make.name())
     }
 
-    /// The tested features: a row and its BFD are one row of the table, but two of namespaces.
+    /// The tested features: a row and its BFD are one row of the table, but each kind has its own namespaces.
     fn features(&self) -> impl Iterator<Item = (Feature, &'static str)> {
-        let bfd = |f: Feature| matches!(f, Feature::BfdUp | Feature::BfdCut);
-        let mine = move |f: &Feature| bfd(*f) == (self.role == Role::ClientWithBfd);
+        let mine = move |f: &Feature| f.apart() == self.role.with_bfd().then_some(self.role);
         Feature::ALL.into_iter().filter(move |(f, _)| mine(f) && f.missing(self.make, self.role).is_none())
     }
 
@@ -131,7 +149,8 @@ fn rows() -> Vec<Arc<Row>> {
         |role| move |make| Arc::new(Row { make, role, running: Mutex::default(), cells: OnceLock::new() });
     let clients = Make::ALL.into_iter().map(row(Role::Client));
     let reflectors = Make::ALL.into_iter().filter(|m| *m != Make::ExaBgp).map(row(Role::Reflector));
-    let bfd = [Make::Bird, Make::Frr].into_iter().map(row(Role::ClientWithBfd));
+    let kinds = [Role::ClientWithBfd, Role::ClientOverIpv6, Role::ClientWithQuickBfd];
+    let bfd = kinds.into_iter().flat_map(|role| [Make::Bird, Make::Frr].map(row(role)));
     clients.chain(reflectors).chain(bfd).collect()
 }
 
@@ -172,12 +191,11 @@ fn table(rows: &[Arc<Row>]) -> String {
     let mut text = format!("{:<24}", "");
     let mut notes: Vec<String> = Vec::new();
     Feature::ALL.iter().for_each(|(_, name)| text += &format!("{name:>15}"));
-    for row in rows.iter().filter(|r| r.role != Role::ClientWithBfd) {
+    for row in rows.iter().filter(|r| !r.role.with_bfd()) {
         text += &format!("\n{:<24}", row.name());
         for (feature, name) in Feature::ALL {
             let tested = rows.iter().filter(|r| {
-                let same_row =
-                    r.role == row.role || row.role == Role::Client && r.role == Role::ClientWithBfd;
+                let same_row = r.role == row.role || row.role == Role::Client && r.role.with_bfd();
                 r.make == row.make && same_row && r.features().any(|(f, _)| f == feature)
             });
             let cell = match tested.map(|r| r.cells.get().and_then(|c| c.get(&feature))).next() {

@@ -24,10 +24,35 @@ pub enum Role {
     Client,
     /// The same with BFD.
     ClientWithBfd,
+    /// The same with BFD, and the session, over IPv6.
+    ClientOverIpv6,
+    /// The same with BFD at 50 ms.
+    ClientWithQuickBfd,
     /// The same with TCP-MD5.
     ClientWithKey,
     /// The reflector, which our leaf and the witness dial.
     Reflector,
+}
+
+impl Role {
+    /// How often each side sends BFD packets, in milliseconds; `None`: it has no BFD.
+    pub fn bfd_millis(self) -> Option<u64> {
+        match self {
+            Role::ClientWithBfd | Role::ClientOverIpv6 => Some(300),
+            Role::ClientWithQuickBfd => Some(50),
+            Role::Client | Role::ClientWithKey | Role::Reflector => None,
+        }
+    }
+
+    /// Whether the row is there for BFD.
+    pub fn with_bfd(self) -> bool {
+        self.bfd_millis().is_some()
+    }
+
+    /// The addresses of its session: ours and its own.
+    pub fn ends(self) -> [&'static str; 2] {
+        if self == Role::ClientOverIpv6 { ["fd09::1", "fd09::2"] } else { [DIALLERS[0], FAR] }
+    }
 }
 
 /// The TCP-MD5 key.
@@ -78,6 +103,16 @@ impl Make {
         }
     }
 
+    /// How it writes ::ffff:10.99.0.1, an IPv4 address mapped into IPv6.
+    pub fn mapped(self) -> &'static str {
+        match self {
+            Make::Frr => "::ffff:a63:1",
+            Make::Bird => "next_hop: 10.99.0.1",
+            Make::GoBgp => "\"nexthop\":\"10.99.0.1\"",
+            Make::OpenBgpd | Make::ExaBgp => "::ffff:10.99.0.1",
+        }
+    }
+
     /// Writes its configuration with these of its routes, and starts it.
     pub fn start(self, space: &mut Space, role: Role, routes: &[u8]) -> Check {
         self.configure(space, role, routes)?;
@@ -91,7 +126,7 @@ impl Make {
                 space.start(End::Far, "bird", &argv)
             }
             Make::Frr => {
-                let bfd = role == Role::ClientWithBfd;
+                let bfd = role.with_bfd();
                 // zebra and bfdd write there as their own user.
                 space.open_dir("frr")?;
                 let (zebra_pid, bfd_pid, bgp_pid) = (pid("zebra"), pid("bfdd"), pid("bgpd"));
@@ -285,9 +320,35 @@ impl Make {
     pub fn bfd(self, space: &Space) -> String {
         match self {
             Make::Bird => self.birdc(space, "show bfd sessions"),
-            Make::Frr => self.vtysh(space, &["show bfd peers"]),
+            Make::Frr => self.vtysh(space, &["show bfd peers json"]),
             _ => String::new(),
         }
+    }
+
+    /// Whether it says that its only BFD session is up, with both sides sending at this interval in milliseconds, and
+    /// silence of three of them being the end.
+    pub fn bfd_is_up(self, space: &Space, millis: u64) -> Check {
+        let text = self.bfd(space);
+        let up = match self {
+            Make::Frr => {
+                let all: Value = serde_json::from_str(&text).unwrap_or_default();
+                let intervals = [
+                    "receive-interval",
+                    "transmit-interval",
+                    "remote-receive-interval",
+                    "remote-transmit-interval",
+                ];
+                let multipliers = ["detect-multiplier", "remote-detect-multiplier"];
+                let all_are = |keys: &[&str], value: u64| keys.iter().all(|key| all[0][*key] == value);
+                all[0]["status"] == "up" && all_are(&intervals, millis) && all_are(&multipliers, 3)
+            }
+            _ => {
+                let seconds = |millis: u64| format!("0.{millis:03}");
+                let mut words = text.lines().filter(|l| l.contains(" Up ")).flat_map(str::split_whitespace);
+                words.any(|w| w == seconds(millis)) && words.any(|w| w == seconds(3 * millis))
+            }
+        };
+        if up { Ok(()) } else { Err(format!("theirs: {text}")) }
     }
 }
 
@@ -321,21 +382,31 @@ fn bird(role: Role, routes: &[u8]) -> String {
     );
     let quick = "connect delay time 1; connect retry time 1; error wait time 1, 2; hold time 90; graceful restart on;";
     match role {
-        Role::Client | Role::ClientWithBfd | Role::ClientWithKey => {
-            let bfd = if role == Role::ClientWithBfd { "bfd on;" } else { "" };
+        Role::Client
+        | Role::ClientWithBfd
+        | Role::ClientOverIpv6
+        | Role::ClientWithQuickBfd
+        | Role::ClientWithKey => {
+            let bfd = if role.with_bfd() { "bfd on;" } else { "" };
             let key =
                 if role == Role::ClientWithKey { format!("password \"{KEY}\";") } else { String::new() };
-            if !bfd.is_empty() {
-                text += "protocol bfd { interface \"*\" { min rx interval 300 ms; min tx interval 300 ms; multiplier 3; }; }\n";
+            if let Some(ms) = role.bfd_millis() {
+                let _ = writeln!(
+                    text,
+                    "protocol bfd {{ interface \"*\" {{ min rx interval {ms} ms; min tx interval {ms} ms; multiplier 3; }}; }}"
+                );
             }
+            let [ours, theirs] = role.ends();
             let _ = writeln!(
                 text,
-                "protocol bgp near {{ local 10.9.0.2 as 64512; neighbor 10.9.0.1 as 64512; direct; {quick} {bfd} {key} {own} }}"
+                "protocol bgp near {{ local {theirs} as 64512; neighbor {ours} as 64512; direct; {quick} {bfd} {key} {own} }}"
             );
         }
         Role::Reflector => {
             for (name, address) in [("near", "10.9.0.1"), ("witness", "10.9.0.9"), ("twin", "10.9.0.8")] {
-                let all = channels("where source = RTS_BGP;", "where source = RTS_BGP;");
+                // Without it BIRD refuses a mapped next hop.
+                let mapped = "where source = RTS_BGP; extended next hop on;";
+                let all = channels("where source = RTS_BGP;", mapped);
                 // After its own restart it would wait for the twin, which is not there yet: so does `aware`.
                 let off = quick.replace("graceful restart on", "graceful restart off");
                 let quick = if name == "twin" { &off } else { quick };
@@ -355,18 +426,21 @@ fn frr(role: Role, routes: &[u8]) -> String {
                     bgp router-id 10.9.0.2\n no bgp network import-check\n bgp graceful-restart\n \
                     bgp graceful-restart preserve-fw-state\n"
         .to_string();
-    let neighbors: &[&str] = if role == Role::Reflector { &DIALLERS } else { &DIALLERS[..1] };
+    let [ours, theirs] = role.ends();
+    let neighbors: &[&str] = if role == Role::Reflector { &DIALLERS } else { &[ours] };
     if role == Role::Reflector {
         text += " bgp cluster-id 9.9.9.9\n";
     }
     for n in neighbors {
-        let _ = writeln!(text, " neighbor {n} remote-as 64512\n neighbor {n} update-source 10.9.0.2");
+        let _ = writeln!(text, " neighbor {n} remote-as 64512\n neighbor {n} update-source {theirs}");
         let _ = writeln!(text, " neighbor {n} timers 30 90\n neighbor {n} timers connect 1");
         match role {
             Role::Reflector => drop(writeln!(text, " neighbor {n} passive")),
-            Role::ClientWithBfd => drop(writeln!(text, " neighbor {n} bfd 3 300 300")),
             Role::ClientWithKey => drop(writeln!(text, " neighbor {n} password {KEY}")),
-            Role::Client => {}
+            _ => {}
+        }
+        if let Some(ms) = role.bfd_millis() {
+            let _ = writeln!(text, " neighbor {n} bfd 3 {ms} {ms}");
         }
     }
     for (family, hop) in [("ipv4", "hop4"), ("ipv6", "hop6")] {

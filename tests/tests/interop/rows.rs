@@ -25,8 +25,13 @@ const TWIN: Witness = Witness {
 const TWINNED: [&str; 2] = [WITNESSED[0], WITNESSED[3]];
 /// Our leaf's routes; it announces IPv4 with standard communities.
 const OURS: [&str; 3] = ["10.69.0.1/32", "10.69.0.2/32", "10.69.0.3/32"];
+/// Its IPv6 route, with its IPv4 address as next hop, and how the witness writes that.
+const OURS_V6: &str = "2001:db8:69::1/128";
+const MAPPED: &str = "::ffff:10.99.0.1";
 /// How long what must stay is watched.
 const WATCH: Duration = Duration::from_millis(1500);
+/// How long BFD must stay up without a break.
+const STEADY: Duration = Duration::from_secs(3);
 /// Program and Debian package.
 const PROGRAMS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
@@ -58,6 +63,8 @@ pub fn run(make: Make, role: Role) -> Cells {
     let tag = match role {
         Role::Client => "c",
         Role::ClientWithBfd => "b",
+        Role::ClientOverIpv6 => "s",
+        Role::ClientWithQuickBfd => "q",
         Role::ClientWithKey => "k",
         Role::Reflector => "r",
     };
@@ -67,7 +74,8 @@ pub fn run(make: Make, role: Role) -> Cells {
     let mut row = match space {
         Ok(space) => Row { make, role, space, witness, cells: Cells::new(), leaf: (Vec::new(), 0) },
         Err(error) => {
-            return Cells::from([(Feature::Routes, Err(error.clone())), (Feature::BfdUp, Err(error))]);
+            let firsts = [Feature::Routes, Feature::BfdUp, Feature::BfdIpv6, Feature::BfdQuick];
+            return firsts.into_iter().map(|f| (f, Err(error.clone()))).collect();
         }
     };
     let cells: &[(Feature, Test)] = match role {
@@ -87,6 +95,7 @@ pub fn run(make: Make, role: Role) -> Cells {
         Role::Reflector => &[
             (Feature::Routes, Row::leaf_routes),
             (Feature::Ipv6, Row::leaf_ipv6),
+            (Feature::Mapped, Row::leaf_mapped),
             (Feature::Communities, Row::leaf_communities),
             (Feature::Withdraw, Row::leaf_withdraw),
             (Feature::WeAsk, Row::we_ask),
@@ -98,6 +107,8 @@ pub fn run(make: Make, role: Role) -> Cells {
         ],
         Role::ClientWithKey => &[],
         Role::ClientWithBfd => &[(Feature::BfdUp, Row::bfd_up), (Feature::BfdCut, Row::bfd_cut)],
+        Role::ClientOverIpv6 => &[(Feature::BfdIpv6, Row::bfd_on_ipv6)],
+        Role::ClientWithQuickBfd => &[(Feature::BfdQuick, Row::bfd_quick)],
     };
     for (feature, check) in cells.iter().filter(|(f, _)| f.missing(make, role).is_none()) {
         let begin = Instant::now();
@@ -138,7 +149,8 @@ impl Row {
             serde_json::from_str(&self.space.ask(End::Near, &[&program, "bgp", "peers", "-o", "json"]))
                 .unwrap_or_default()
         };
-        peers.as_array().into_iter().flatten().find(|p| p["address"] == FAR).cloned().unwrap_or_default()
+        let [_, far] = self.role.ends();
+        peers.as_array().into_iter().flatten().find(|p| p["address"] == far).cloned().unwrap_or_default()
     }
 
     fn number(&self, key: &str) -> u64 {
@@ -159,7 +171,10 @@ impl Row {
     }
 
     fn start_reflector(&mut self) -> Check {
-        let bfd = if self.role == Role::ClientWithBfd { "{}" } else { "{enabled: false}" };
+        let bfd = match self.role.bfd_millis() {
+            Some(ms) => format!("{{minTxMillis: {ms}, minRxMillis: {ms}}}"),
+            None => "{enabled: false}".into(),
+        };
         // OpenBGPD tries again after two minutes only, and FRR not soon after a refusal: these are dialled too.
         let dialled = "---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPPeer\nmetadata: {name: far}\n\
                        spec: {address: 10.9.0.2, routeReflectorClient: true, addPathSend: all, addPathReceive: true}\n";
@@ -168,13 +183,13 @@ impl Row {
         let signed = self.role == Role::ClientWithKey;
         let (key, of_peer) = match self.space.write("far.key", KEY)? {
             file if signed => (format!(", tcpMD5KeyFile: {file}"), "10.9.0.2/32"),
-            _ => (String::new(), "10.9.0.0/24"),
+            _ => (String::new(), "10.9.0.0/24, \"fd09::/64\""),
         };
         let config = self.space.write(
             "reflector.yaml",
             &format!(
                 "apiVersion: net.routerd.net/v1alpha1\nkind: BGPRouter\nmetadata: {{name: reflector}}\nspec:\n  \
-                 asn: 64512\n  routerID: {NEAR}\n  clusterID: {CLUSTER}\n  listen: [\"{NEAR}:179\"]\n  \
+                 asn: 64512\n  routerID: {NEAR}\n  clusterID: {CLUSTER}\n  listen: [\"{NEAR}:179\", \"[fd09::1]:179\"]\n  \
                  holdTimeSecs: 90\n---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPDynamicPeer\n\
                  metadata: {{name: clients}}\nspec: {{sourcePrefixes: [{of_peer}], admission: open, addPathSend: all, addPathReceive: true, bfd: {bfd}{key}}}\n\
                  {dialled}"
@@ -470,18 +485,34 @@ impl Row {
         that(self.heard().withdrawn.get(OURS[0]).copied() == before, || "a kept route was withdrawn".into())
     }
 
-    /// BFD comes up beside the session, on both sides, at 300 ms x 3.
+    /// An IPv6 route whose next hop is an IPv4 address goes out with that address mapped (RFC 4291 section 2.5.5.2), and
+    /// is taken, passed on as it is, and withdrawn.
+    fn leaf_mapped(&mut self) -> Check {
+        let ours = self.leaf.0.clone();
+        self.tell_leaf(&[&ours[..], &[OURS_V6]].concat())?;
+        self.space.until(|| {
+            all_in("they", &self.make.show(&self.space, OURS_V6), &[self.make.mapped()])?;
+            let text = self.heard().routes.remove(OURS_V6).unwrap_or_default();
+            all_in("the witness", &text, &[&format!("next-hop={MAPPED}"), CLUSTER])
+        })?;
+        self.tell_leaf(&ours)?;
+        self.space.until(|| {
+            that(!self.heard().routes.contains_key(OURS_V6), || "the witness keeps it".into())?;
+            that(!self.make.has(&self.space, OURS_V6, self.make.mapped()), || "they keep it".into())
+        })
+    }
+
+    /// BFD comes up beside the session, on both sides, at the role's interval x 3.
     fn bfd_up(&mut self) -> Check {
+        let millis = self.role.bfd_millis().ok_or("a role without BFD")?;
         self.start_reflector()?;
         self.make.start(&mut self.space, self.role, &[1])?;
         self.witness.start(&mut self.space, &WITNESSED, None)?;
         self.space.until(|| {
             let bfd = &self.peer()["bfd"];
-            that(bfd["state"] == "Up" && bfd["detectionTimeMillis"] == 900, || format!("ours: {bfd}"))?;
-            let theirs = self.make.bfd(&self.space).to_lowercase();
-            that(theirs.contains(" up") && theirs.contains("0.900") | theirs.contains("300ms"), || {
-                theirs.clone()
-            })?;
+            let ours = bfd["txIntervalMillis"] == millis && bfd["detectionTimeMillis"] == 3 * millis;
+            that(ours && bfd["state"] == "Up", || format!("ours: {bfd}"))?;
+            self.make.bfd_is_up(&self.space, millis)?;
             that(self.heard().routes.contains_key(&route(1)), || "the witness has no route".into())
         })
     }
@@ -517,6 +548,50 @@ impl Row {
             that(back && peer["prefixesStale"] == 0, || format!("not back: {peer}"))
         })?;
         self.cells.insert(Feature::BfdCut, Ok(detected));
+        Ok(())
+    }
+
+    /// The session and its BFD (RFC 5881) over IPv6: up, and down when the BFD packets are lost.
+    fn bfd_on_ipv6(&mut self) -> Check {
+        self.bfd_up()?;
+        self.bfd_cut()?;
+        let detected = self.cells.remove(&Feature::BfdCut).ok_or("no detection")?;
+        self.cells.insert(Feature::BfdIpv6, detected);
+        Ok(())
+    }
+
+    /// BFD at 50 ms x 3 stays up, and ends the session when they are killed and the end of their TCP connection is not
+    /// heard, as when a machine dies. How soon is not judged: this machine is busy with other rows.
+    fn bfd_quick(&mut self) -> Check {
+        self.bfd_up()?;
+        // A break of 150 ms on a busy machine is no fault of BFD's; one in each three seconds is.
+        let mut since = (Instant::now(), None);
+        self.space.until(|| {
+            let bfd = &self.peer()["bfd"];
+            let now = (bfd["state"] == "Up").then(|| bfd["downs"].as_u64()).flatten();
+            if now.is_none() || now != since.1 {
+                since = (Instant::now(), now);
+            }
+            that(since.0.elapsed() > STEADY, || format!("not up for {STEADY:?}: {bfd}"))
+        })?;
+        let rules = "table inet deaf {\n chain input { type filter hook input priority 0; ip saddr 10.9.0.2 tcp sport 179 \
+                     drop; ip saddr 10.9.0.2 tcp dport 179 drop; }\n}\n";
+        let file = self.space.write("deaf.nft", rules)?;
+        let answer = self.space.ask(End::Near, &["nft", "-f", &file]);
+        that(answer.is_empty(), || answer.clone())?;
+        // FRR's BFD first: told that its bgpd is gone, it would say that it goes down, and not fall silent.
+        if self.make == Make::Frr {
+            self.space.kill(&["bfdd"])?;
+        }
+        self.space.kill(self.make.processes())?;
+        let begin = Instant::now();
+        self.space.until(|| {
+            let peer = self.peer();
+            let error = peer["lastError"].as_str().unwrap_or_default();
+            let fell = error.starts_with("BFD down: Control Detection Time Expired");
+            that(fell && peer["state"] != "Established", || format!("{peer}"))
+        })?;
+        self.cells.insert(Feature::BfdQuick, Ok(begin.elapsed()));
         Ok(())
     }
 }
