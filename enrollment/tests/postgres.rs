@@ -12,3 +12,5 @@ mod attacks;
 mod life;
 #[path = "postgres/shared.rs"]
 mod shared;
+#[path = "postgres/tls.rs"]
+mod tls;

@@ -1,9 +1,7 @@
 //! What the tests share: settings, keys, signed requests, and a hub on loopback.
 #![allow(dead_code)] // each test file uses its part
 
-mod postgres;
-
-pub use postgres::Cluster;
+pub use scratch_postgres::Cluster;
 
 use enrollment::identity::{InviteId, LeafName, SigningKey};
 use enrollment::invite::{Invite, InviteSecret};
@@ -96,6 +94,11 @@ pub fn on_postgres() -> bool {
     module_path!().starts_with("postgres::")
 }
 
+/// The address of a registry of its own in a cluster.
+pub fn schema(cluster: &Cluster, of: &str) -> Address {
+    cluster.schema_url(of).parse().unwrap()
+}
+
 /// A hub on loopback with a clock that the test moves.
 pub struct Hub {
     pub keys: Arc<NodeKeys>,
@@ -138,7 +141,7 @@ impl Hub {
         adjust: impl FnOnce(&mut HubSettings),
     ) -> Self {
         let cluster = on_postgres().then(Cluster::of_all_tests);
-        let database = cluster.as_ref().map(|cluster| cluster.schema(&folder.path().to_string_lossy()));
+        let database = cluster.as_ref().map(|cluster| schema(cluster, &folder.path().to_string_lossy()));
         Self { cluster, ..Self::start_on(folder, database, limits, applied, adjust).await }
     }
 

@@ -92,7 +92,7 @@ async fn enroll(hub: &Hub, site: &str, n: u64, order: InviteOrder) -> Admission 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_races_through_two_hubs() {
     let cluster = Cluster::of_all_tests();
-    let database = cluster.schema(&cluster.fresh());
+    let database = schema(&cluster, &cluster.fresh());
     let first = hub_on(&database, None).await;
     let second = join(&first, "hub-2", &database).await;
     let wide = InviteOrder { max_claims: 2000, ..order("x", &["10.0.0.0/8"]) };
@@ -141,7 +141,7 @@ async fn a_thousand_races_through_two_hubs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_use_is_one_use_at_all_hubs() {
     let cluster = Cluster::of_all_tests();
-    let database = cluster.schema(&cluster.fresh());
+    let database = schema(&cluster, &cluster.fresh());
     let first = hub_on(&database, None).await;
     let second = join(&first, "hub-2", &database).await;
     let invite = first.invite(order("aws", &[])).await;
@@ -166,7 +166,7 @@ async fn one_use_is_one_use_at_all_hubs() {
 #[tokio::test]
 async fn decisions_reach_the_other_hub() {
     let cluster = Cluster::of_all_tests();
-    let database = cluster.schema(&cluster.fresh());
+    let database = schema(&cluster, &cluster.fresh());
     let first = hub_on(&database, None).await;
     let second = join(&first, "hub-2", &database).await;
     let invite = first.invite(InviteOrder { approve: true, ..order("aws", &[]) }).await;
@@ -194,7 +194,7 @@ async fn decisions_reach_the_other_hub() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_database_stops_and_returns() {
     let cluster = Cluster::start();
-    let database = cluster.schema("one");
+    let database = schema(&cluster, "one");
     let first = hub_on(&database, None).await;
     let second = join(&first, "hub-2", &database).await;
     let aws = enroll(&first, "aws", 1, order("aws", &["10.81.0.0/16"])).await;
@@ -245,7 +245,7 @@ async fn the_database_stops_and_returns() {
 #[tokio::test]
 async fn a_start_without_the_database() {
     let cluster = Cluster::start();
-    let database = cluster.schema("one");
+    let database = schema(&cluster, "one");
     let hub = hub_on(&database, None).await;
     enroll(&hub, "aws", 1, order("aws", &[])).await;
     let (keys, path) = (hub.keys.clone(), hub.folder.path().join("registry.sqlite"));
@@ -277,7 +277,7 @@ async fn a_start_without_the_database() {
 #[tokio::test]
 async fn a_registry_moves_in() {
     let cluster = Cluster::of_all_tests();
-    let (database, other) = (cluster.schema(&cluster.fresh()), cluster.schema(&cluster.fresh()));
+    let (database, other) = (schema(&cluster, &cluster.fresh()), schema(&cluster, &cluster.fresh()));
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let alone = Hub::start_on(folder.clone(), None, unlimited(), applied_at_once(), |_| {}).await;
     enroll(&alone, "aws", 1, order("aws", &[])).await;
@@ -321,7 +321,7 @@ async fn a_registry_moves_in() {
 async fn an_altered_entry_is_refused() {
     let cluster = Cluster::of_all_tests();
     let of = cluster.fresh();
-    let database = cluster.schema(&of);
+    let database = schema(&cluster, &of);
     let first = hub_on(&database, None).await;
     let second = join(&first, "hub-2", &database).await;
     in_step(&[&first, &second]).await;

@@ -1,6 +1,6 @@
-//! A PostgreSQL of the tests' own: in a folder that goes with it, on a unix socket, as an unprivileged user.
+//! A PostgreSQL of the tests' own: in a folder that goes with it, on a unix socket, as an unprivileged user. Needs
+//! Debian's `postgresql`. What goes wrong in it is a test's failure, hence the panics.
 
-use enrollment::io::database::Address;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A running (or stopped) server; it ends with this, and with the tests' process.
+#[derive(Debug)]
 pub struct Cluster {
     folder: tempfile::TempDir,
     extra: Vec<String>,
@@ -20,6 +21,7 @@ pub struct Cluster {
 }
 
 /// The thread that started the server ends it: the server dies with that thread, whatever becomes of the tests.
+#[derive(Debug)]
 struct Server {
     stop: Sender<&'static str>,
     thread: std::thread::JoinHandle<()>,
@@ -158,12 +160,11 @@ impl Cluster {
         psql.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 
-    /// The address of a registry of its own, in a schema that is made if it is not there.
-    pub fn schema(&self, of: &str) -> Address {
-        self.schema_url(of).parse().unwrap()
-    }
-
-    /// The same as it stands in a configuration.
+    /// The address of a registry of its own as it stands in a configuration, in a schema that is made if it is not
+    /// there.
+    ///
+    /// # Panics
+    /// When the server refuses to make it.
     pub fn schema_url(&self, of: &str) -> String {
         let mut schemas = self.schemas.lock().unwrap();
         let known = schemas.iter().position(|schema| schema == of);
