@@ -97,6 +97,21 @@ pub(crate) fn hub(
         lease(policy, mistakes);
         overlay(policy, mistakes);
         registry(policy, mistakes);
+        http(policy, mistakes);
+    }
+}
+
+/// On the Internet enrollment needs no TCP port: one is opened there only if a person insists.
+fn http(policy: &Object<SamEnrollmentPolicy>, mistakes: &mut Mistakes) {
+    let spec = &policy.spec;
+    if !policy.sound(&["httpListen", "httpPublic"]) || spec.http_public {
+        return;
+    }
+    if let Some(at) = spec.http_listen.filter(|at| is_public(at.ip())) {
+        let text = format!(
+            "`httpListen` {at} may be reached from the Internet, where leaves enroll through WireGuard and no TCP port need be open: give a private address, leave it out, or insist with `httpPublic: true` (`hub init --yes-expose`)"
+        );
+        conflict(mistakes, policy.at_key("httpListen"), text);
     }
 }
 

@@ -243,6 +243,11 @@ resource! {
         /// A file of mode 0600 with the password for the registry's database.
         registry_password_file: Option<FilePath> = "registryPasswordFile", Maybe(FILE),
             Fallback::Derived("none; `PGPASSFILE` is used where the environment has it", |_| Some(None));
+        /// Address and TCP port at which leaves on a private underlay enroll over TLS, beside the foyer; invites carry it and pin its key. It must be there when the daemon starts.
+        http_listen: Option<SocketAddr> = "httpListen", Maybe(LISTEN),
+            Fallback::Derived("none: leaves enroll through WireGuard, and no TCP port is open", |_| Some(None));
+        /// Whether `httpListen` may be an address that the Internet can reach; WireGuard needs no TCP port there.
+        http_public: bool = "httpPublic", Flag, Fallback::Value(|| false);
         /// How many `/32`s a leaf may claim, unless its invite says otherwise.
         max_claims: u32 = "maxClaims", Whole::<u32>::range(1, 65_536), Fallback::Value(|| 64);
         /// Where claims may lie, unless the invite says otherwise; the overlay prefix never counts.

@@ -36,6 +36,15 @@ impl Decision {
     }
 }
 
+/// By which door a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Through WireGuard: from the foyer, or from a leaf's own overlay address.
+    Tunnel,
+    /// Over TLS on the underlay; whoever can reach it may ask to enroll, and nothing else.
+    Tls,
+}
+
 /// Where a request came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
@@ -43,11 +52,13 @@ pub struct Origin {
     pub source: IpAddr,
     /// The address on the underlay, where the hub could tell.
     pub underlay: Option<IpAddr>,
+    /// The door.
+    pub door: Door,
 }
 
 impl From<IpAddr> for Origin {
     fn from(source: IpAddr) -> Self {
-        Self { source, underlay: None }
+        Self { source, underlay: None, door: Door::Tunnel }
     }
 }
 
@@ -124,7 +135,8 @@ fn leaf_of_keys(state: &State, request: &EnrollRequest) -> Result<Option<Arc<Lea
     }
 }
 
-/// The foyer address must be the invite's own; an overlay address must be that of the leaf that enrolls again.
+/// The foyer address must be the invite's own; an overlay address must be that of the leaf that enrolls again. Over TLS
+/// the connection's address is that of the underlay.
 fn check_enroll_source(
     state: &State,
     invite: &InviteRecord,
@@ -133,9 +145,10 @@ fn check_enroll_source(
 ) -> Result<(), Refusal> {
     let source = origin.source;
     let own_foyer = source == IpAddr::V4(invite.foyer);
-    let own_overlay = known.is_some_and(|leaf| source == IpAddr::V4(leaf.overlay));
+    let tunnel = origin.door == Door::Tunnel;
+    let own_overlay = tunnel && known.is_some_and(|leaf| source == IpAddr::V4(leaf.overlay));
     let foyer = matches!(source, IpAddr::V4(ip) if state.settings.foyer_prefix.contains(&ip));
-    if !(own_overlay || (foyer && own_foyer)) {
+    if tunnel && !(own_overlay || (foyer && own_foyer)) {
         let message =
             format!("{source} is neither this invite's foyer address nor this leaf's overlay address");
         return Err(Refusal::new(ReasonCode::SourceForbidden, message));
@@ -531,6 +544,7 @@ pub fn invite(
         expires_at: record.expires_at,
         uses: record.uses,
         further_hubs: further_hubs(state),
+        tls: hub.tls.clone(),
     };
     Ok((invite, Change::Invite(Arc::new(record))))
 }

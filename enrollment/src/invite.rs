@@ -4,9 +4,10 @@ use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::reason::{ReasonCode, Refusal};
 use crate::signature::{MacKey, sha256};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ipnet::Ipv4Net;
 use ring::hkdf;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -15,6 +16,10 @@ pub const PREFIX: &str = "fabric1-";
 
 /// What the string of an invite of several hubs starts with: the same fields, and the further hubs behind them.
 pub const PREFIX_OF_SEVERAL: &str = "fabric2-";
+
+/// What the string of an invite with a door on the underlay starts with: the fields of the version before, with none
+/// or more further hubs, and the door behind them.
+pub const PREFIX_WITH_DOOR: &str = "fabric3-";
 
 /// Further hubs that an invite names at most.
 const MAX_FURTHER_HUBS: usize = 3;
@@ -69,6 +74,33 @@ pub struct InviteHub {
     pub signing_key: SigningKey,
 }
 
+/// SHA-256 of the public key (SubjectPublicKeyInfo, RFC 7469 section 2.4) of a TLS server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPin(pub [u8; 32]);
+
+impl KeyPin {
+    /// The pin of a key's SubjectPublicKeyInfo (DER).
+    pub fn of(public_key_info: &[u8]) -> Self {
+        Self(sha256(public_key_info))
+    }
+}
+
+impl fmt::Display for KeyPin {
+    /// As curl's `--pinnedpubkey` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256//{}", STANDARD.encode(self.0))
+    }
+}
+
+/// Where a hub serves enrollment over TLS on a private underlay, and whom to believe there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsDoor {
+    /// Addresses and TCP ports, one at least.
+    pub endpoints: Vec<SocketAddr>,
+    /// The server's key; no name and no authority counts.
+    pub pin: KeyPin,
+}
+
 /// A decoded invite. It holds a secret and therefore has no `Debug`.
 #[derive(Clone)]
 pub struct Invite {
@@ -102,6 +134,8 @@ pub struct Invite {
     pub uses: u32,
     /// The fabric's other hubs, at which it is as good; they answer at the same foyer address.
     pub further_hubs: Vec<InviteHub>,
+    /// Where the hub that made it serves enrollment over TLS, if it does.
+    pub tls: Option<TlsDoor>,
 }
 
 impl Invite {
@@ -130,8 +164,8 @@ impl Invite {
         SocketAddr::from((self.foyer_hub, self.api_port))
     }
 
-    /// The string: its prefix and base64url of the fields and 4 bytes of their SHA-256. An invite of one hub is
-    /// written as `fabric1-`, which every leaf reads.
+    /// The string: its prefix and base64url of the fields and 4 bytes of their SHA-256. An invite of one hub without a
+    /// door on the underlay is written as `fabric1-`, which every leaf reads.
     pub fn encode(&self) -> Zeroizing<String> {
         let mut out = Zeroizing::new(Vec::with_capacity(256));
         out.extend_from_slice(&self.id.0);
@@ -153,14 +187,22 @@ impl Invite {
             put_net(&mut out, prefix);
         }
         let further = self.further_hubs.iter().take(MAX_FURTHER_HUBS);
-        let prefix = if further.len() == 0 { PREFIX } else { PREFIX_OF_SEVERAL };
-        if further.len() > 0 {
+        let prefix = match (&self.tls, further.len()) {
+            (Some(_), _) => PREFIX_WITH_DOOR,
+            (None, 0) => PREFIX,
+            (None, _) => PREFIX_OF_SEVERAL,
+        };
+        if prefix != PREFIX {
             put_count(&mut out, further.len());
         }
         for hub in further {
             out.extend_from_slice(&hub.wireguard_key.0);
             out.extend_from_slice(&hub.signing_key.0);
             put_endpoints(&mut out, &hub.endpoints);
+        }
+        if let Some(door) = &self.tls {
+            put_endpoints(&mut out, &door.endpoints);
+            out.extend_from_slice(&door.pin.0);
         }
         let sum = sha256(&out);
         out.extend_from_slice(&sum[..4]);
@@ -174,9 +216,10 @@ impl Invite {
         if text.len() > MAX_LENGTH {
             return Err(damaged("the string is far too long for an invite"));
         }
-        let several = text.strip_prefix(PREFIX_OF_SEVERAL);
-        let body = several.or_else(|| text.strip_prefix(PREFIX));
-        let body = body.ok_or_else(|| damaged("an invite starts with `fabric1-` or `fabric2-`"))?;
+        let prefixes = [PREFIX, PREFIX_OF_SEVERAL, PREFIX_WITH_DOOR];
+        let found = prefixes.into_iter().find_map(|prefix| Some((prefix, text.strip_prefix(prefix)?)));
+        let why = "an invite starts with `fabric1-`, `fabric2-` or `fabric3-`";
+        let (prefix, body) = found.ok_or_else(|| damaged(why))?;
         let bytes = URL_SAFE_NO_PAD.decode(body).map(Zeroizing::new);
         let bytes = bytes.map_err(|_| damaged("the string has characters that no invite has, or is cut"))?;
         let split = bytes.len().checked_sub(4).ok_or_else(|| damaged("the string is cut"))?;
@@ -186,8 +229,13 @@ impl Invite {
         }
         let mut fields = Fields(fields);
         let invite = fields.invite().and_then(|mut invite| {
-            if several.is_some() {
-                invite.further_hubs = fields.further_hubs()?;
+            if prefix != PREFIX {
+                // Without any, or without a door, the string would be of a version before.
+                let least = usize::from(prefix == PREFIX_OF_SEVERAL);
+                invite.further_hubs = fields.further_hubs(least)?;
+            }
+            if prefix == PREFIX_WITH_DOOR {
+                invite.tls = Some(fields.door()?);
             }
             Some(invite)
         });
@@ -275,6 +323,7 @@ impl Fields<'_> {
             hub_endpoints: self.endpoints()?,
             permitted: (0..self.byte()?).map(|_| self.net()).collect::<Option<_>>()?,
             further_hubs: Vec::new(),
+            tls: None,
         })
     }
 
@@ -282,8 +331,12 @@ impl Fields<'_> {
         (0..self.byte()?).map(|_| self.endpoint()).collect()
     }
 
-    /// One at least: without any, the string would be of the version before.
-    fn further_hubs(&mut self) -> Option<Vec<InviteHub>> {
+    fn door(&mut self) -> Option<TlsDoor> {
+        let door = TlsDoor { endpoints: self.endpoints()?, pin: KeyPin(self.take()?) };
+        (!door.endpoints.is_empty()).then_some(door)
+    }
+
+    fn further_hubs(&mut self, least: usize) -> Option<Vec<InviteHub>> {
         let count = usize::from(self.byte()?);
         let hub = |fields: &mut Self| {
             Some(InviteHub {
@@ -292,7 +345,7 @@ impl Fields<'_> {
                 endpoints: fields.endpoints()?,
             })
         };
-        (1..=MAX_FURTHER_HUBS).contains(&count).then(|| (0..count).map(|_| hub(self)).collect())?
+        (least..=MAX_FURTHER_HUBS).contains(&count).then(|| (0..count).map(|_| hub(self)).collect())?
     }
 }
 
@@ -318,7 +371,31 @@ mod tests {
             expires_at: 1_800_000_000,
             uses: 1,
             further_hubs: Vec::new(),
+            tls: None,
         }
+    }
+
+    fn sample_with_door() -> Invite {
+        let endpoints = vec!["10.0.0.5:8443".parse().unwrap(), "[fd00::5]:8443".parse().unwrap()];
+        Invite { tls: Some(TlsDoor { endpoints, pin: KeyPin::of(b"key") }), ..sample() }
+    }
+
+    /// A door on the underlay is in the string with its pin, beside none and beside several further hubs; a leaf of a
+    /// version before is told that this is no invite that it knows, and no string reads as another version.
+    #[test]
+    fn a_string_names_the_door() {
+        let of_two = Invite { further_hubs: sample_of_two().further_hubs, ..sample_with_door() };
+        for made in [sample_with_door(), of_two] {
+            let text = made.encode();
+            assert!(text.starts_with(PREFIX_WITH_DOOR) && text.len() < 500, "{} characters", text.len());
+            let read = Invite::decode(&text).ok().unwrap();
+            assert_eq!((&read.tls, read.hubs(), &*read.encode()), (&made.tls, made.hubs(), &*text));
+            assert!(Invite::decode(&text.replacen('3', "2", 1)).is_err());
+            assert!(Invite::decode(&text.replacen('3', "1", 1)).is_err());
+            assert!(Invite::decode(&sample_of_two().encode().replacen('2', "3", 1)).is_err());
+        }
+        let nowhere = TlsDoor { endpoints: Vec::new(), pin: KeyPin::of(b"key") };
+        assert!(Invite::decode(&Invite { tls: Some(nowhere), ..sample() }.encode()).is_err());
     }
 
     fn sample_of_two() -> Invite {
@@ -368,7 +445,7 @@ mod tests {
     /// Every single changed, cut or added character is seen: `invite-malformed`.
     #[test]
     fn damage_is_seen() {
-        for text in [sample().encode(), sample_of_two().encode()] {
+        for text in [sample().encode(), sample_of_two().encode(), sample_with_door().encode()] {
             damaged_everywhere(&text);
         }
         assert!(Invite::decode(&"fabric1-A".repeat(9999)).is_err());

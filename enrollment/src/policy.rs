@@ -1,6 +1,7 @@
 //! The hub's constants and what they permit: prefixes, limits, and which addresses can be claimed at all.
 
 use crate::identity::{LeafName, SigningKey, WireguardKey};
+use crate::invite::TlsDoor;
 use crate::reason::{ReasonCode, Refusal};
 use crate::registry::HubRecord;
 use crate::topology::HubNode;
@@ -61,6 +62,8 @@ pub struct HubSettings {
     pub wireguard_key: WireguardKey,
     /// The key that signs its answers.
     pub signing_key: SigningKey,
+    /// Where it serves enrollment over TLS on the underlay, if it does; written into each invite.
+    pub tls: Option<TlsDoor>,
     /// TCP port of the leaf API.
     pub api_port: u16,
     /// The fabric's autonomous system.
@@ -111,6 +114,7 @@ impl HubSettings {
             endpoints,
             wireguard_key,
             signing_key,
+            tls: None,
             api_port: API_PORT,
             asn: ASN,
             lease_secs: LEASE_SECS,

@@ -79,6 +79,9 @@ reasons! {
     AnswerInvalid "answer-invalid" Leaf 502
         "An answer came that the pinned hub did not sign for this request; it was thrown away."
         "Something between here and the hub alters packets, or the hub was reinstalled: ask for a new invite.";
+    PinMismatch "pin-mismatch" Leaf 502
+        "Who answers at the hub's address on the underlay does not hold the key that the invite pins; nothing was sent there."
+        "Look for something in between, or at the wrong address; if the hub's `http-tls.pem` was made anew, ask for a new invite.";
     KeyFileUnsafe "key-file-unsafe" Leaf 500
         "A private key file can be read by others than its owner, or does not hold a key."
         "Run `chmod 600` on the file that the message names; if others had access, enroll with fresh keys.";
@@ -235,6 +238,7 @@ impl ReasonCode {
             self,
             ReasonCode::HubSilent
                 | ReasonCode::AnswerInvalid
+                | ReasonCode::PinMismatch
                 | ReasonCode::RequestTimeout
                 | ReasonCode::RateLimited
                 | ReasonCode::HubBusy

@@ -71,7 +71,18 @@ async fn every_code_of_leaf_and_operator() {
         task.abort();
     }
 
+    // A TLS server that holds another key than the pinned one.
     let folder = tempfile::tempdir().unwrap();
+    let key = enrollment::io::tls_door::ServerKey::load_or_create(folder.path()).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = hub.service.clone();
+    let task =
+        tokio::spawn(async move { enrollment::io::listener::serve_tls(listener, service, &key).await });
+    let api = HubApi::of_door(&invite, address, enrollment::invite::KeyPin([7; 32]));
+    seen.insert(client::enroll(&api, &invite, &keys(1), &[]).await.unwrap_err().code);
+    task.abort();
+
     NodeKeys::load_or_create(folder.path()).ok().unwrap();
     let path = folder.path().join(SIGNING_FILE);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();

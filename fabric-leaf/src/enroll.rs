@@ -1,7 +1,7 @@
 //! One enrollment, step by step, each told with its time as it ends. It ends well only when the site works.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,26 @@ pub struct Enroller {
     pub speaker: watch::Receiver<Option<Speaker>>,
     /// What was wished last.
     pub current: watch::Receiver<Option<Current>>,
+}
+
+/// What is asked of a hub in order to join.
+struct Question<'a> {
+    invite: &'a Invite,
+    keys: &'a NodeKeys,
+    claims: &'a [Ipv4Addr],
+    replace: bool,
+}
+
+impl Question<'_> {
+    /// Asks over TLS on the underlay; no tunnel is needed for that.
+    async fn at_door(&self, endpoint: SocketAddr) -> Result<(Admission, String), Refusal> {
+        let pin = self.invite.tls.as_ref().map(|door| door.pin);
+        let pin = pin.ok_or_else(|| Refusal::of(ReasonCode::HubSilent))?;
+        let api = HubApi::of_door(self.invite, endpoint, pin);
+        let admission = client::join(&api, self.invite, self.keys, self.claims, self.replace).await?;
+        let detail = format!("{} is {} by https://{endpoint}", admission.leaf, admission.overlay);
+        Ok((admission, detail))
+    }
 }
 
 /// Tells each step as it ends.
@@ -250,7 +270,8 @@ impl Enroller {
         self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)
     }
 
-    /// Brings up the one-time tunnel and asks in the foyer, at each endpoint of each hub in turn until one answers.
+    /// Asks at the invite's door on the underlay, if it has one, else through the foyer; whoever answers first has the
+    /// last word.
     async fn admitted(
         &self,
         invite: &Invite,
@@ -258,6 +279,22 @@ impl Enroller {
         claims: &[Ipv4Addr],
         replace: bool,
     ) -> Result<(Admission, String), Refusal> {
+        let question = Question { invite, keys, claims, replace };
+        for endpoint in invite.tls.iter().flat_map(|door| door.endpoints.iter()) {
+            match question.at_door(*endpoint).await {
+                // Another place may answer.
+                Err(refusal) if refusal.code == ReasonCode::HubSilent => {
+                    tracing::warn!("no answer over TLS: {}", refusal.message);
+                }
+                outcome => return outcome,
+            }
+        }
+        self.in_foyer(&question).await
+    }
+
+    /// Brings up the one-time tunnel and asks in the foyer, at each endpoint of each hub in turn until one answers.
+    async fn in_foyer(&self, question: &Question<'_>) -> Result<(Admission, String), Refusal> {
+        let Question { invite, keys, claims, replace } = *question;
         let hubs = invite.hubs();
         let places: Vec<_> =
             hubs.iter().flat_map(|hub| hub.endpoints.iter().map(move |&at| (hub, at))).collect();

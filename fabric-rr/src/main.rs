@@ -16,6 +16,7 @@ mod moves;
 mod peering;
 mod run;
 mod status;
+mod tls_listener;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -29,6 +29,7 @@ use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
 use crate::memory::Memory;
+use crate::tls_listener::TlsListener;
 use crate::{http, hub, join, measured, peering};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
@@ -254,6 +255,9 @@ async fn serve_enrollment(
         }
         restored::forget(state).map_err(start_error)?;
     }
+    if let Some(door) = opened.tls {
+        door.serve(service.clone()).await?;
+    }
     let router = enrollment::io::http::router(service).merge(hub_http::router(hubs));
     for address in [opened.settings.overlay, opened.settings.foyer_hub] {
         let at = SocketAddr::from((address, opened.settings.api_port));
@@ -335,6 +339,7 @@ struct Opened {
     dataplane: Dataplane,
     private_key: PrivateKey,
     port: u16,
+    tls: Option<TlsListener>,
 }
 
 /// Keys, settings, registry and dataplane of a hub with enrollment. One that joined another fills its configuration in
@@ -370,6 +375,9 @@ async fn open_enrollment(
     settings.asn = asn;
     settings.lease_secs = policy.lease_secs;
     settings.fail_static_secs = policy.fail_static_secs;
+    let tls =
+        policy.http_listen.map(|at| TlsListener::at(at, &paths.state, &settings.endpoints)).transpose()?;
+    settings.tls = tls.as_ref().map(|door| door.told.clone());
     settings.forget_leaves_secs = (policy.forget_leaves_secs > 0).then_some(policy.forget_leaves_secs);
     if let Some(answer) = joined {
         settings = joined_settings(settings, answer)?;
@@ -381,7 +389,7 @@ async fn open_enrollment(
     let settled = restored::settle(&registry, &paths.state).await.map_err(start_error)?;
     let hears_first = settled.filter(|s| s.ask_the_other_hub).map(|_| paths.state.clone());
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
-    Ok(Opened { hears_first, settings, keys, registry, dataplane, private_key, port })
+    Ok(Opened { hears_first, settings, keys, registry, dataplane, private_key, port, tls })
 }
 
 fn there(config: &config::Hub) -> Result<&Enrollment, RunError> {

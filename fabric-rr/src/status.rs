@@ -104,8 +104,12 @@ async fn status_of(hub: &Hub, kind: Kind, name: &str) -> serde_json::Value {
         Kind::SamEnrollmentPolicy => json!(hub.enrolled.as_ref().map(|e| {
             let now = e.registry.snapshot();
             let claims: usize = now.leaves.values().map(|l| l.claims.len()).sum();
+            let tls = e.settings.tls.as_ref().map(|door| {
+                json!({ "endpoints": door.endpoints, "pin": door.pin.to_string(),
+                    "handshakesFailed": e.service.handshakes_failed() })
+            });
             json!({ "leaves": now.leaves.len(), "claims": claims, "generation": now.generation,
-                "hub": now.hub.overlay, "foyer": now.hub.foyer_prefix })
+                "hub": now.hub.overlay, "foyer": now.hub.foyer_prefix, "tls": tls })
         })),
         Kind::SamEnrollmentClient | Kind::EventGroup => serde_json::Value::Null,
     }

@@ -35,6 +35,7 @@ enum HubVerb {
     #[command(after_help = "Examples:\n  \
         routerctl hub init --endpoint 203.0.113.10\n  \
         routerctl hub init --endpoint 203.0.113.20 --join STRING\n  \
+        routerctl hub init --endpoint 10.0.0.5 --http-listen 10.0.0.5\n  \
         routerctl hub init --endpoint 203.0.113.10:51820 --permit 10.81.0.0/16 --permit 10.82.0.0/16 --no-start\n\n\
         Running it again changes nothing. A hub.yaml that says something else is shown and left alone.")]
     Init(InitArgs),
@@ -71,6 +72,13 @@ struct InitArgs {
     /// Autonomous system number of the fabric [default: 64512]
     #[arg(long, value_name = "N")]
     asn: Option<u32>,
+    /// Serves enrollment over TLS there too, for leaves on a private underlay; invites carry the address and pin its key
+    /// [port: 8443]
+    #[arg(long, value_name = "IP[:PORT]", value_parser = tls_endpoint)]
+    http_listen: Option<SocketAddr>,
+    /// Permits an address of --http-listen that the Internet can reach
+    #[arg(long, requires = "http_listen")]
+    yes_expose: bool,
     /// Joins the fabric of another hub as its second one, by the string of its `routerctl hub invite`; - reads it
     /// from standard input
     #[arg(long, value_name = "STRING")]
@@ -201,6 +209,14 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// An address for enrollment over TLS, with or without its port.
+fn tls_endpoint(text: &str) -> Result<SocketAddr, String> {
+    let bare = |address: IpAddr| SocketAddr::new(address, enrollment::policy::API_PORT);
+    text.parse().or_else(|_| text.parse().map(bare)).map_err(|_| {
+        "no address; write for example 10.0.0.5 or 10.0.0.5:8443 (a private address of this machine)".into()
+    })
+}
+
 /// The hub's configuration file: one line a resource, and nothing that could be derived.
 fn configuration(args: &InitArgs) -> String {
     let list = |values: Vec<String>| {
@@ -214,6 +230,12 @@ fn configuration(args: &InitArgs) -> String {
     if !args.permit.is_empty() {
         let permitted = args.permit.iter().map(|p| p.trunc().to_string()).collect();
         let _ = write!(policy, ", permittedPrefixes: {}", list(permitted));
+    }
+    if let Some(at) = args.http_listen {
+        let _ = write!(policy, ", httpListen: \"{at}\"");
+    }
+    if args.yes_expose {
+        policy += ", httpPublic: true";
     }
     let asn = args.asn.map(|asn| format!("asn: {asn}")).unwrap_or_default();
     let port = match args.endpoint.first().map(SocketAddr::port) {
@@ -264,6 +286,8 @@ mod tests {
             overlay_prefix: None,
             permit: vec![],
             asn: None,
+            http_listen: None,
+            yes_expose: false,
             join: None,
             no_start: true,
         }
@@ -293,8 +317,11 @@ mod tests {
         args.overlay_prefix = Some("10.250.0.0/20".parse().unwrap());
         args.permit = vec!["10.81.0.0/16".parse().unwrap()];
         args.asn = Some(65000);
+        args.http_listen = Some(tls_endpoint("203.0.113.10").unwrap());
+        args.yes_expose = true;
         let hub = parsed(&args);
         let enrollment = hub.enrollment.unwrap();
+        assert_eq!(enrollment.policy.spec.http_listen, Some("203.0.113.10:8443".parse().unwrap()));
         assert_eq!(hub.router.spec.asn, 65000);
         assert_eq!(enrollment.wireguard.spec.listen_port, 4500);
         assert_eq!(enrollment.policy.spec.overlay_prefix, args.overlay_prefix.unwrap());

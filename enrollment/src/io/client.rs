@@ -1,8 +1,10 @@
-//! The leaf's side of the API: HTTP/1 to a given address, from a given source address, with time limits.
+//! The leaf's side of the API: HTTP/1 to a given address, from a given source address, with time limits; over TLS where
+//! an invite says so.
 
 use super::keys::{self, NodeKeys};
+use super::tls_door;
 use crate::identity::{LeafName, SigningKey};
-use crate::invite::{Invite, InviteHub};
+use crate::invite::{Invite, InviteHub, KeyPin};
 use crate::reason::{ReasonCode, Refusal};
 use crate::topology::{Admission, HubNode};
 use crate::wire::{
@@ -19,7 +21,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// A hub's leaf API as a leaf reaches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub struct HubApi {
     pub bind: Option<IpAddr>,
     /// The pinned key of its answers.
     pub signing_key: SigningKey,
+    /// The pinned key of its TLS; none inside a tunnel, which encrypts already.
+    pub tls: Option<KeyPin>,
     /// For how long connecting may take (default 2 s).
     pub connect_timeout: Duration,
     /// For how long each answer may take (default 5 s).
@@ -40,7 +47,7 @@ impl HubApi {
     /// The API at an address, with the default time limits.
     pub fn new(address: SocketAddr, bind: Option<IpAddr>, signing_key: SigningKey) -> Self {
         let (connect_timeout, answer_timeout) = (Duration::from_secs(2), Duration::from_secs(5));
-        Self { address, bind, signing_key, connect_timeout, answer_timeout }
+        Self { address, bind, signing_key, tls: None, connect_timeout, answer_timeout }
     }
 
     /// The API that an invite names, reached from the invite's foyer address.
@@ -51,6 +58,11 @@ impl HubApi {
     /// The same at one of the hubs at which the invite is good.
     pub fn of_invite_hub(invite: &Invite, hub: &InviteHub) -> Self {
         Self::new(invite.api_address(), Some(invite.foyer_address.into()), hub.signing_key)
+    }
+
+    /// The API over TLS at one of the endpoints of the invite's door on the underlay.
+    pub fn of_door(invite: &Invite, endpoint: SocketAddr, pin: KeyPin) -> Self {
+        Self { tls: Some(pin), ..Self::new(endpoint, None, invite.hub_signing_key) }
     }
 
     /// The API of each of the admission's hubs, in their order, reached from the leaf's overlay address.
@@ -82,8 +94,32 @@ impl HubApi {
             Ok(Err(e)) => return Err(self.silent(&e.to_string())),
             Err(_) => return Err(self.silent("no connection in time")),
         };
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|e| self.silent(&e.to_string()))?;
+        match self.tls {
+            None => self.speak(stream).await,
+            Some(pin) => self.speak(self.encrypted(stream, pin).await?).await,
+        }
+    }
+
+    async fn encrypted(&self, stream: TcpStream, pin: KeyPin) -> Result<TlsStream<TcpStream>, Refusal> {
+        let connector = tls_door::connector(pin).map_err(|e| self.silent(&e.to_string()))?;
+        let name = ServerName::IpAddress(self.address.ip().into());
+        match tokio::time::timeout(self.answer_timeout, connector.connect(name, stream)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) if tls_door::is_of_the_key(&error) => {
+                let message = format!("{} holds another key than the one that the invite pins", self.address);
+                Err(Refusal::new(ReasonCode::PinMismatch, message))
+            }
+            Ok(Err(error)) => Err(self.silent(&error.to_string())),
+            Err(_) => Err(self.silent("no TLS in time")),
+        }
+    }
+
+    async fn speak<S>(&self, stream: S) -> Result<Connection<'_>, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|e| self.silent(&e.to_string()))?;
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Connection { api: self, sender, driver })
     }

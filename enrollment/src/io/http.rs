@@ -1,11 +1,11 @@
 //! The leaf-facing API: challenge, enroll, renew, claims, topology, and nothing else.
 //!
-//! From a foyer address only challenge and enroll are served. Every answer is signed and bound to the request's body,
+//! From a foyer address, and over TLS on the underlay, only challenge and enroll are served. Every answer is signed and bound to the request's body,
 //! but for refusals that come before the body is read ([`ReasonCode::is_unsigned`]).
 
 use super::keys::NodeKeys;
 use super::store::{Granted, Registry};
-use crate::admit::Origin;
+use crate::admit::{Door, Origin};
 use crate::challenge::{Challenges, VALID_SECS};
 use crate::identity::WireguardKey;
 use crate::rate::Rates;
@@ -86,6 +86,14 @@ struct Inner {
     in_flight: Semaphore,
     granted: [AtomicU64; Operation::ALL.len()],
     refused: Vec<AtomicU64>,
+    handshakes_failed: AtomicU64,
+}
+
+/// Where a request came in.
+#[derive(Clone, Copy)]
+struct Caller {
+    source: IpAddr,
+    door: Door,
 }
 
 /// What serves the API; clones share everything.
@@ -114,6 +122,7 @@ impl Service {
             in_flight: Semaphore::new(limits.in_flight),
             granted: Default::default(),
             refused: ReasonCode::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            handshakes_failed: AtomicU64::new(0),
             started: Instant::now(),
             registry,
             keys,
@@ -142,15 +151,40 @@ impl Service {
         counts.map(|(op, count)| (op.path(), count.load(Ordering::Relaxed))).collect()
     }
 
-    async fn serve(self, op: Operation, source: IpAddr, body: Body) -> Response {
+    /// Handshakes of TLS that failed since the start.
+    pub fn handshakes_failed(&self) -> u64 {
+        self.0.handshakes_failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn handshake_failed(&self, from: SocketAddr, why: &str) {
+        self.0.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%from, why, "a TLS handshake failed");
+    }
+
+    /// Takes a token for a connection, before TLS costs anything; a refusal is counted as a request's.
+    pub(super) fn may_connect(&self, source: IpAddr) -> bool {
+        let token = self.token(source);
+        if let Err(refusal) = &token {
+            self.count(Operation::Challenge, source, refusal);
+        }
+        token.is_ok()
+    }
+
+    fn token(&self, source: IpAddr) -> Result<(), Refusal> {
+        let elapsed = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        lock(&self.0.rates).take(source, elapsed).map_err(|secs| {
+            let mut refusal = Refusal::of(ReasonCode::RateLimited);
+            refusal.retry_after_secs = Some(secs);
+            refusal
+        })
+    }
+
+    async fn serve(self, op: Operation, from: Caller, body: Body) -> Response {
+        let source = from.source;
         let Ok(_permit) = self.0.in_flight.try_acquire() else {
             return self.refuse_unread(op, source, Refusal::of(ReasonCode::HubBusy));
         };
-        let elapsed = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let token = lock(&self.0.rates).take(source, elapsed);
-        if let Err(secs) = token {
-            let mut refusal = Refusal::of(ReasonCode::RateLimited);
-            refusal.retry_after_secs = Some(secs);
+        if let Err(refusal) = self.token(source) {
             return self.refuse_unread(op, source, refusal);
         }
         let body = match self.read(body).await {
@@ -159,15 +193,15 @@ impl Service {
         };
         match op {
             Operation::Challenge => {
-                let answer = self.challenge(source, &body);
+                let answer = self.challenge(from, &body);
                 self.answer(op, source, &body, answer)
             }
             Operation::Rejected => {
-                let answer = self.rejected(source, &body).await;
+                let answer = self.rejected(from, &body).await;
                 self.answer(op, source, &body, answer)
             }
             _ => {
-                let answer = self.request(op, source, &body).await;
+                let answer = self.request(op, from, &body).await;
                 self.answer(op, source, &body, answer)
             }
         }
@@ -182,10 +216,21 @@ impl Service {
         }
     }
 
-    /// The foyer only enrolls, and nobody outside foyer and overlay is served at all.
-    fn check_source(&self, op: Operation, source: IpAddr) -> Result<(), Refusal> {
+    /// The foyer only enrolls, the underlay only over TLS and only that too, and nobody else outside the overlay is
+    /// served at all.
+    fn check_source(&self, op: Operation, Caller { source, door }: Caller) -> Result<(), Refusal> {
         let hub = self.0.registry.snapshot().hub.clone();
         let forbidden = |why: String| Err(Refusal::new(ReasonCode::SourceForbidden, why));
+        if door == Door::Tls {
+            let within = |prefix: &ipnet::Ipv4Net| matches!(source, IpAddr::V4(ip) if prefix.contains(&ip));
+            return match op {
+                _ if within(&hub.overlay_prefix) || within(&hub.foyer_prefix) => {
+                    forbidden(format!("{source} came through a tunnel; its API is there"))
+                }
+                Operation::Challenge | Operation::Enroll => Ok(()),
+                _ => forbidden("on the underlay a leaf can only enroll; the rest is in its tunnel".into()),
+            };
+        }
         let IpAddr::V4(source) = source else {
             return forbidden(format!("{source} is outside the overlay"));
         };
@@ -202,24 +247,27 @@ impl Service {
     }
 
     /// The underlay address behind a foyer address, if the invite there cares.
-    async fn underlay(&self, source: IpAddr) -> Option<IpAddr> {
+    async fn underlay(&self, Caller { source, door }: Caller) -> Option<IpAddr> {
+        if door == Door::Tls {
+            return Some(source);
+        }
         let admissions = self.0.registry.snapshot();
         let peer = admissions.foyer.iter().find(|peer| IpAddr::V4(peer.address) == source)?;
         if peer.underlay_matters { (self.0.underlay)(peer.public_key).await } else { None }
     }
 
-    fn challenge(&self, source: IpAddr, body: &[u8]) -> Result<ChallengeAnswer, Refusal> {
-        self.check_source(Operation::Challenge, source)?;
+    fn challenge(&self, from: Caller, body: &[u8]) -> Result<ChallengeAnswer, Refusal> {
+        self.check_source(Operation::Challenge, from)?;
         let _: ChallengeRequest = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
         let random = super::keys::random().map_err(|e| Refusal::new(ReasonCode::Internal, e.to_string()))?;
         let challenge = Challenge(random);
-        lock(&self.0.challenges).issue(challenge, source, self.0.started.elapsed().as_secs());
+        lock(&self.0.challenges).issue(challenge, from.source, self.0.started.elapsed().as_secs());
         Ok(ChallengeAnswer { challenge, valid_secs: VALID_SECS })
     }
 
     /// Only of the leaf that asks, which has proved who it is as for every other request.
-    async fn rejected(&self, source: IpAddr, body: &[u8]) -> Result<RejectedAnswer, Refusal> {
-        let admission = self.request(Operation::Rejected, source, body).await?;
+    async fn rejected(&self, from: Caller, body: &[u8]) -> Result<RejectedAnswer, Refusal> {
+        let admission = self.request(Operation::Rejected, from, body).await?;
         let Some(rejected) = self.0.rejected.get() else { return Ok(RejectedAnswer::default()) };
         let answer = tokio::time::timeout(APPLIED_WAIT, rejected(admission.overlay)).await;
         answer.map_err(|_| Refusal::new(ReasonCode::Internal, "the BGP speaker does not answer"))
@@ -228,17 +276,18 @@ impl Service {
     async fn request(
         &self,
         op: Operation,
-        source: IpAddr,
+        from: Caller,
         body: &[u8],
     ) -> Result<crate::topology::Admission, Refusal> {
-        self.check_source(op, source)?;
+        self.check_source(op, from)?;
+        let Caller { source, door } = from;
         let envelope: Envelope = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
         let challenge = challenge_of(op, &envelope)?;
         lock(&self.0.challenges).take(&challenge, source, self.0.started.elapsed().as_secs())?;
         let Granted { admission, changed } = match op {
             Operation::Enroll => {
-                let underlay = self.underlay(source).await;
-                self.0.registry.enroll(envelope, Origin { source, underlay }).await?
+                let underlay = self.underlay(from).await;
+                self.0.registry.enroll(envelope, Origin { source, underlay, door }).await?
             }
             _ => self.0.registry.leaf_request(op, envelope, source).await?,
         };
@@ -324,7 +373,8 @@ pub fn router(service: Service) -> axum::Router {
         let serve = move |State(service): State<Service>,
                           ConnectInfo(from): ConnectInfo<SocketAddr>,
                           request: Request| {
-            service.serve(op, from.ip().to_canonical(), request.into_body())
+            let door = request.extensions().get::<Door>().copied().unwrap_or(Door::Tunnel);
+            service.serve(op, Caller { source: from.ip().to_canonical(), door }, request.into_body())
         };
         router = router.route(op.path(), post(serve));
     }

@@ -1,6 +1,8 @@
 //! Accepts the API's connections: bounded in number and in time, so that a slow or silent client holds nothing up.
 
 use super::http::{Service, router};
+use super::tls_door::ServerKey;
+use crate::admit::Door;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
@@ -10,8 +12,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 /// Connections at once.
 const CONNECTIONS: usize = 512;
@@ -19,6 +23,8 @@ const CONNECTIONS: usize = 512;
 const PER_SOURCE: usize = 64;
 /// For how long the head of a request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how long the handshake of TLS may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection lives at most.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 
@@ -31,6 +37,24 @@ pub async fn serve(listener: TcpListener, service: Service) {
 
 /// The same for any router, such as the leaf API's with that of the hubs.
 pub async fn serve_router(listener: TcpListener, router: axum::Router) {
+    accept(listener, router, None).await;
+}
+
+/// Serves enrollment over TLS on the underlay. A connection costs its source as much as a request, before any
+/// arithmetic is done for it.
+pub async fn serve_tls(listener: TcpListener, service: Service, key: &ServerKey) {
+    let tls = Tls { acceptor: TlsAcceptor::from(key.config()), service: service.clone() };
+    accept(listener, router(service), Some(tls)).await;
+}
+
+/// What a TLS listener has beside any other.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    service: Service,
+}
+
+async fn accept(listener: TcpListener, router: axum::Router, tls: Option<Tls>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let sources = Sources::default();
     let mut connections = tokio::task::JoinSet::new();
@@ -46,20 +70,42 @@ pub async fn serve_router(listener: TcpListener, router: axum::Router) {
                 continue;
             }
         };
-        let Some(place) = Place::take(&sources, from.ip()) else { continue };
-        let router = router.clone();
+        let source = from.ip().to_canonical();
+        if tls.as_ref().is_some_and(|tls| !tls.service.may_connect(source)) {
+            continue;
+        }
+        let Some(place) = Place::take(&sources, source) else { continue };
+        let (router, tls) = (router.clone(), tls.clone());
         connections.spawn(async move {
             let _held = (slot, place);
-            let _ = tokio::time::timeout(CONNECTION_LIFE, connection(stream, from, router)).await;
+            let _ = stream.set_nodelay(true);
+            let served = async {
+                match tls {
+                    None => connection(stream, from, Door::Tunnel, router).await,
+                    Some(tls) => encrypted(stream, from, router, tls).await,
+                }
+            };
+            let _ = tokio::time::timeout(CONNECTION_LIFE, served).await;
         });
     }
 }
 
-async fn connection(stream: TcpStream, from: SocketAddr, router: axum::Router) {
-    let _ = stream.set_nodelay(true);
+async fn encrypted(stream: TcpStream, from: SocketAddr, router: axum::Router, tls: Tls) {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, from, Door::Tls, router).await,
+        Ok(Err(error)) => tls.service.handshake_failed(from, &error.to_string()),
+        Err(_) => tls.service.handshake_failed(from, "it took too long"),
+    }
+}
+
+async fn connection<S>(stream: S, from: SocketAddr, door: Door, router: axum::Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let inner = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(from));
+        request.extensions_mut().insert(door);
         inner.call(request)
     });
     let mut http = hyper::server::conn::http1::Builder::new();

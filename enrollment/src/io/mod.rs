@@ -17,3 +17,4 @@ pub mod restore;
 pub mod restored;
 pub mod schema;
 pub mod store;
+pub mod tls_door;

@@ -216,9 +216,13 @@ impl Registry {
             let id = InviteId(keys::random().map_err(random)?);
             let secret = InviteSecret::new(keys::random().map_err(random)?);
             let now = (owner.clock)();
-            let (invite, mut change) = admit::invite(&owner.state, order, id, secret, now)?;
+            let (mut invite, mut change) = admit::invite(&owner.state, order, id, secret, now)?;
             if let Change::Invite(record) = &mut change {
                 Arc::make_mut(record).for_hub = for_hub;
+            }
+            if for_hub {
+                // A hub joins through the foyer alone.
+                invite.tls = None;
             }
             owner.commit(&Actor::Admin, "invite", &[change], now)?;
             tracing::info!(invite = %id, site = %invite.site, "invite made");
