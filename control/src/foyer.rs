@@ -28,6 +28,7 @@ pub fn wished(invite: &Invite, hub_key: &WireguardKey, endpoint: SocketAddr, lis
         wireguard: Some(wireguard),
         second: None,
         tunnel: None,
+        relay: None,
         routes: BTreeMap::from([(hub, Target::Wireguard)]),
         captures: BTreeSet::new(),
         filter: Filter { clamp: None, foyer: None },

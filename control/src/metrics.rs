@@ -128,6 +128,7 @@ families! {
     APPLY "fabric_dataplane_apply_seconds" Gauge [] "Time that the last apply took.";
     DROPS "fabric_dataplane_dropped_packets_total" Counter ["reason"] "Packets that the dataplane itself dropped.";
     RELAYED "fabric_dataplane_relayed_packets_total" Counter [] "Overlay packets relayed in this process.";
+    PASSED_ON "fabric_dataplane_passed_on_packets_total" Counter [] "Those of them that went to another hub.";
     FINDINGS "fabric_dataplane_findings" Gauge [] "Facts of the host that stand in the way.";
     WG_AGE "fabric_wireguard_handshake_age_seconds" Gauge ["public_key"] "Seconds since the last handshake.";
     WG_IN "fabric_wireguard_received_bytes_total" Counter ["public_key"] "Octets received through the tunnel.";
@@ -292,6 +293,7 @@ fn dataplane(page: &mut Page, report: &Report) {
     page.number(&APPLY, report.apply_ms as f64 / 1000.0);
     page.family(&DROPS, report.drops.iter().map(|(r, n)| (vec![r.as_str().to_string()], *n as f64)));
     page.number(&RELAYED, report.relayed as f64);
+    page.number(&PASSED_ON, report.passed_on as f64);
     page.number(&FINDINGS, report.findings.len() as f64);
     let tunnels = || report.peers.iter().take(NAMED).map(|p| (vec![p.public_key.to_string()], p));
     page.family(&WG_AGE, tunnels().filter_map(|(key, p)| Some((key, p.last_handshake_secs_ago? as f64))));

@@ -31,6 +31,16 @@ pub struct Mtus {
     pub mss: u16,
 }
 
+impl Mtus {
+    /// The same where a hub may have to wrap a packet once more, to pass it on to another hub: with room for that
+    /// header nothing is cut on the way, whichever way it takes.
+    #[must_use]
+    pub fn with_room_to_relay(self) -> Mtus {
+        let tunnel = self.tunnel - IPIP_OVERHEAD;
+        Mtus { tunnel, mss: mss(tunnel), ..self }
+    }
+}
+
 /// The MTUs for a path that carries IP packets of at most `path_mtu` octets; `ipv6` says what carries WireGuard.
 pub fn mtus(path_mtu: u16, ipv6: bool) -> Mtus {
     let room = path_mtu.clamp(MIN_PATH, MAX_PATH) - wireguard_overhead(ipv6);
@@ -80,6 +90,16 @@ mod tests {
         assert_eq!(tunnel_mtu(1500, false), 1420);
         assert_eq!(tunnel_mtu(1400, false), 1308);
         assert_eq!(tunnel_mtu(1300, false), 1212);
+    }
+
+    /// What a leaf of two hubs sends, wrapped once more, is no larger than what it may send through one hub.
+    #[test]
+    fn there_is_room_to_relay() {
+        for path in [MIN_PATH, 1300, 1500, MAX_PATH] {
+            let (plain, roomy) = (mtus(path, false), mtus(path, false).with_room_to_relay());
+            assert_eq!(roomy.tunnel + 2 * IPIP_OVERHEAD, plain.wireguard);
+            assert_eq!((roomy.wireguard, roomy.mss + TCP_OVERHEAD), (plain.wireguard, roomy.tunnel));
+        }
     }
 
     /// Nonsense from a measurement cannot make a nonsensical tunnel.

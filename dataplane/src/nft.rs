@@ -11,13 +11,13 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde_json::Value;
 
-use crate::state::{FilterState, Foyer};
+use crate::state::{FilterState, Foyer, RelayFilter};
 use crate::view::DropReason;
 
 /// Family and name of our table, as in `nft list table inet fabric`.
 pub const TABLE: &str = "inet fabric";
 
-const INTERFACES: &str = r#"{ "fab-wg", "fab-wg1", "fab-ipip", "fab-tun" }"#;
+const INTERFACES: &str = r#"{ "fab-wg", "fab-wg1", "fab-ipip", "fab-relay", "fab-tun" }"#;
 const UNDERLAY: &str = r#"{ "fab-wg", "fab-tun" }"#;
 const WIREGUARDS: &str = r#"{ "fab-wg", "fab-wg1" }"#;
 
@@ -29,6 +29,9 @@ pub fn replace(filter: &FilterState) -> String {
     }
     if !filter.owners.is_empty() {
         owners(&mut script, &filter.owners);
+    }
+    if let Some(relay) = &filter.relay {
+        relayed(&mut script, relay);
     }
     forward(&mut script, filter);
     if let Some(foyer) = &filter.filter.foyer {
@@ -74,6 +77,32 @@ fn owners(script: &mut String, entries: &BTreeSet<(Ipv4Net, Ipv4Addr)>) {
     );
 }
 
+/// Only another hub may have the kernel unwrap a packet here, only one from node to node of the overlay, and it goes
+/// to a peer and nowhere else.
+fn relayed(script: &mut String, relay: &RelayFilter) {
+    let RelayFilter { local, overlay, hubs } = relay;
+    let hubs: Vec<String> = hubs.iter().map(ToString::to_string).collect();
+    let hubs = hubs.join(", ");
+    let may = if hubs.is_empty() { String::new() } else { format!("ip saddr != {{ {hubs} }} ") };
+    let nodes = if hubs.is_empty() { local.to_string() } else { format!("{local}, {hubs}") };
+    let _ = write!(
+        script,
+        r#"  chain taken-over {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname {WIREGUARDS} ip protocol 4 ip daddr {local} {may}counter name "spoofed" drop
+    iifname "fab-relay" ip saddr != {overlay} counter name "spoofed" drop
+    iifname "fab-relay" ip daddr != {overlay} counter name "spoofed" drop
+    iifname "fab-relay" ip saddr {{ {nodes} }} counter name "spoofed" drop
+    iifname "fab-relay" ip daddr {{ {nodes} }} counter name "spoofed" drop
+  }}
+  chain taken-over-input {{
+    type filter hook input priority mangle; policy accept;
+    iifname "fab-relay" counter name "no-peer" drop
+  }}
+"#
+    );
+}
+
 fn elements(entries: &BTreeSet<(Ipv4Net, Ipv4Addr)>) -> String {
     let element = |(net, owner): &(Ipv4Net, Ipv4Addr)| {
         let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
@@ -97,7 +126,12 @@ fn forward(script: &mut String, filter: &FilterState) {
         );
     }
     // In process, fab-tun carries unwrapped client packets too, and the process itself lets no overlay packet out.
-    script.push_str("    iifname \"fab-wg\" oifname != \"fab-wg\" counter name \"no-peer\" drop\n");
+    let onward = if filter.relay.is_some() { r#"{ "fab-wg", "fab-relay" }"# } else { r#""fab-wg""# };
+    let _ = writeln!(script, "    iifname \"fab-wg\" oifname != {onward} counter name \"no-peer\" drop");
+    if filter.relay.is_some() {
+        // What another hub has wrapped goes to a peer: never out of the overlay, never to a hub once more.
+        script.push_str("    iifname \"fab-relay\" oifname != \"fab-wg\" counter name \"no-peer\" drop\n");
+    }
     // The second WireGuard is a leaf's: nothing passes from one hub to the other through it.
     script.push_str("    iifname \"fab-wg1\" counter name \"no-peer\" drop\n");
     if let Some(mss) = filter.filter.clamp {
@@ -218,7 +252,7 @@ mod tests {
     #[test]
     fn clamp_goes_both_ways() {
         let filter = Filter { clamp: Some(1300), foyer: None };
-        let script = replace(&FilterState { filter, owners: BTreeSet::new() });
+        let script = replace(&FilterState { filter, ..Default::default() });
         assert_eq!(script.matches("maxseg size set 1300").count(), 2);
         assert!(!replace(&FilterState::default()).contains("maxseg"));
     }

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::state::{
-    Capture, FilterState, Line, PrivateKey, PublicKey, Route, State, Tunnel, Wireguard, WireguardPeer, Wished,
+    Capture, FilterState, Line, PrivateKey, PublicKey, Relay, Route, State, Tunnel, Wireguard, WireguardPeer,
+    Wished,
 };
 
 /// One step; each is idempotent, so that a step that is repeated or that finds its work done is no error.
@@ -18,6 +19,8 @@ pub enum Change {
     RemoveRoute(Ipv4Net),
     /// Take the ipip tunnel away.
     RemoveTunnel,
+    /// Stop relaying together with other hubs.
+    RemoveRelay,
     /// Take one WireGuard peer away.
     RemovePeer(Line, PublicKey),
     /// Take a WireGuard interface away, with its peers and addresses.
@@ -28,6 +31,8 @@ pub enum Change {
     SetPeer(Line, PublicKey, WireguardPeer),
     /// Make the ipip tunnel, or bring it in line.
     SetTunnel(Tunnel),
+    /// Relay together with other hubs, or bring in line what is wrapped for whom.
+    SetRelay(Relay),
     /// Replace our nft table as one transaction.
     SetFilter(FilterState),
     /// Change only who owns what in our nft table.
@@ -52,11 +57,13 @@ impl Change {
             Change::RemoveCapture(_) => "remove-capture",
             Change::RemoveRoute(_) => "remove-route",
             Change::RemoveTunnel => "remove-tunnel",
+            Change::RemoveRelay => "remove-relay",
             Change::RemovePeer(..) => "remove-peer",
             Change::RemoveWireguard(_) => "remove-wireguard",
             Change::SetWireguard(..) => "set-wireguard",
             Change::SetPeer(..) => "set-peer",
             Change::SetTunnel(_) => "set-tunnel",
+            Change::SetRelay(_) => "set-relay",
             Change::SetFilter(_) => "set-filter",
             Change::SetOwners { .. } => "set-owners",
             Change::RemoveFilter => "remove-filter",
@@ -107,6 +114,9 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
     if seen.tunnel.is_some() && goal.tunnel.is_none() {
         changes.push(Change::RemoveTunnel);
     }
+    if seen.relay.is_some() && goal.relay.is_none() {
+        changes.push(Change::RemoveRelay);
+    }
     // The second goes before the first and comes after it: in process it lives by the first one's device.
     if goal.second.is_none() {
         plan_wireguard(Line::Second, seen.second.as_ref(), None, &mut changes);
@@ -119,6 +129,9 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
         changes.push(Change::SetTunnel(tunnel));
     }
     plan_filter(seen.filter.as_ref(), goal.filter, &mut changes);
+    if let Some(relay) = goal.relay.filter(|goal| seen.relay.as_ref() != Some(goal)) {
+        changes.push(Change::SetRelay(relay));
+    }
     let missing = goal.routes.iter().filter(|(prefix, route)| seen.routes.get(prefix) != Some(route));
     changes.extend(missing.map(|(prefix, route)| Change::SetRoute(*prefix, *route)));
     changes.extend(goal.captures.difference(&seen.captures).cloned().map(Change::AddCapture));
@@ -151,7 +164,10 @@ fn plan_filter(seen: Option<&FilterState>, goal: Option<FilterState>, changes: &
         (Some(seen), Some(goal)) if *seen == goal => {}
         // The set of owners exists only in a table that has owners at all.
         (Some(seen), Some(goal))
-            if seen.filter == goal.filter && !seen.owners.is_empty() && !goal.owners.is_empty() =>
+            if seen.filter == goal.filter
+                && seen.relay == goal.relay
+                && !seen.owners.is_empty()
+                && !goal.owners.is_empty() =>
         {
             let add = goal.owners.difference(&seen.owners).copied().collect();
             let remove = seen.owners.difference(&goal.owners).copied().collect();
@@ -173,6 +189,8 @@ pub fn apply(seen: &mut State, change: Change) {
             seen.routes.retain(|_, route| route.target.is_none_or(|target| target.owners().is_empty()));
         }
         Change::SetTunnel(tunnel) => seen.tunnel = Some(tunnel),
+        Change::RemoveRelay => seen.relay = None,
+        Change::SetRelay(relay) => seen.relay = Some(relay),
         Change::RemoveWireguard(line) => *seen.line_mut(line) = None,
         Change::SetWireguard(line, device) => {
             let seen = seen.line_mut(line);
@@ -261,18 +279,26 @@ mod tests {
             option::of(wireguard()),
             option::of(wireguard()),
             option::of(tunnel),
+            option::of(relay()),
             btree_map(prefix(), target(), 0..6),
             btree_set(capture, 0..4),
             filter,
         )
-            .prop_map(|(wireguard, second, tunnel, routes, captures, filter)| Wished {
+            .prop_map(|(wireguard, second, tunnel, relay, routes, captures, filter)| Wished {
                 wireguard,
                 second,
                 tunnel,
+                relay,
                 routes,
                 captures,
                 filter,
             })
+    }
+
+    fn relay() -> impl Strategy<Value = Relay> {
+        let beyond = btree_map(address(), address(), 0..3);
+        (address(), prefix(), btree_set(address(), 0..3), beyond)
+            .prop_map(|(local, overlay, hubs, beyond)| Relay { local, overlay, mtu: 1420, hubs, beyond })
     }
 
     fn protection() -> impl Strategy<Value = Protection> {
@@ -369,6 +395,9 @@ mod tests {
         for (first, then) in [
             ("set-filter", "set-route"),
             ("set-owners", "set-route"),
+            ("set-filter", "set-relay"),
+            ("set-wireguard", "set-relay"),
+            ("remove-relay", "remove-wireguard"),
             ("set-wireguard", "set-peer"),
             ("set-wireguard", "set-route"),
             ("set-tunnel", "set-route"),

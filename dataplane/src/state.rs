@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::capture::Capture;
 use crate::mtu;
+pub use crate::relay::{Relay, RelayFilter};
 pub use crate::route::{Owners, ProtectedPrefix, Protection, Target};
 pub use crate::wireguard::{PrivateKey, PublicKey, WireguardPeer};
 
@@ -55,6 +56,8 @@ pub struct Wished {
     pub second: Option<Wireguard>,
     /// The leaf-to-leaf encapsulation; `None` takes it away (a pure hub needs none).
     pub tunnel: Option<Tunnel>,
+    /// What a hub passes on to other hubs, and takes from them; only on a node without a tunnel.
+    pub relay: Option<Relay>,
     /// Routes to install in the main table with protocol 84.
     pub routes: BTreeMap<Ipv4Net, Target>,
     /// How the site's network is made to hand packets for remote clients to this node.
@@ -130,6 +133,8 @@ pub struct State {
     pub second: Option<Wireguard>,
     /// Our ipip tunnel, whoever carries it.
     pub tunnel: Option<Tunnel>,
+    /// How this hub relays together with others.
+    pub relay: Option<Relay>,
     /// Routes with our protocol number in the main table.
     pub routes: BTreeMap<Ipv4Net, Route>,
     /// Proxy neighbours with our protocol number.
@@ -186,6 +191,8 @@ pub struct FilterState {
     pub filter: Filter,
     /// Client prefix and the overlay address of an owner of it, checked before the kernel unwraps ipip; empty in process.
     pub owners: BTreeSet<(Ipv4Net, Ipv4Addr)>,
+    /// What may be unwrapped for other hubs; none in process.
+    pub relay: Option<RelayFilter>,
 }
 
 impl State {
@@ -214,6 +221,7 @@ impl State {
             wireguard: wished.wireguard.clone(),
             second: wished.second.clone(),
             tunnel: wished.tunnel,
+            relay: wished.relay.clone(),
             routes,
             captures: wished.captures.clone(),
             filter: (filter != FilterState::default()).then_some(filter),
@@ -250,7 +258,9 @@ impl Wished {
             let owners = route.target.as_ref().map_or(&[][..], Target::owners);
             owners.iter().map(|owner| (*prefix, *owner))
         });
-        let owners = owners.filter(|_| carrier == Carrier::Kernel).collect();
-        FilterState { filter: self.filter, owners }
+        let kernel = carrier == Carrier::Kernel;
+        let owners = owners.filter(|_| kernel).collect();
+        let relay = self.relay.as_ref().filter(|_| kernel).map(Relay::filter);
+        FilterState { filter: self.filter, owners, relay }
     }
 }

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 use crate::mtu::IPIP_OVERHEAD;
 use crate::route::Lookup;
-use crate::state::{Foyer, Line, State, Target};
+use crate::state::{Foyer, Line, Relay, State, Target};
 use crate::view::DropReason;
 
 /// Length of the header that ipip adds.
@@ -118,6 +118,7 @@ pub struct Table {
     /// Whether there are two WireGuard interfaces at all.
     two_lines: bool,
     foyer: Option<Foyer>,
+    relay: Option<Relay>,
 }
 
 /// What becomes of a packet from the TUN device.
@@ -143,6 +144,17 @@ pub enum Incoming {
     },
     /// Back into WireGuard for another peer, after `decrement_ttl`.
     Relay {
+        /// Octets to skip: 0, or the header with which another hub had wrapped it.
+        offset: usize,
+        /// Octets of the packet.
+        len: usize,
+    },
+    /// Back into WireGuard for another hub, after `decrement_ttl`, wrapped with this outer source and destination.
+    PassOn {
+        /// This hub's overlay address.
+        local: Ipv4Addr,
+        /// The other's.
+        hub: Ipv4Addr,
         /// Octets of the packet.
         len: usize,
     },
@@ -164,6 +176,7 @@ impl Table {
             peers: peers.collect(),
             two_lines: state.second.is_some(),
             foyer,
+            relay: state.relay.clone().filter(|_| state.tunnel.is_none()),
         }
     }
 
@@ -207,14 +220,48 @@ impl Table {
             if header.protocol == IPPROTO_IPIP && self.local == Some(header.destination) {
                 return self.unwrap(&header, packet);
             }
+            if let Some(relay) = self
+                .relay
+                .as_ref()
+                .filter(|relay| header.protocol == IPPROTO_IPIP && relay.hubs.contains(&header.source))
+            {
+                return self.taken_over(relay, &header, packet);
+            }
             return Incoming::Deliver { offset: 0, len: header.total_len };
         }
         // Whoever wraps packets himself relays none: a leaf is no way from one hub to the other.
         match (self.peers.find(header.source), self.peers.find(header.destination)) {
             (Some(from), Some(to)) if from != to && self.local.is_none() => {
-                Incoming::Relay { len: header.total_len }
+                let len = header.total_len;
+                let beyond =
+                    self.relay.as_ref().and_then(|r| Some((r.local, *r.beyond.get(&header.destination)?)));
+                match beyond {
+                    // Not even once back to the hub that it came from.
+                    Some((local, hub)) if hub != header.source => Incoming::PassOn { local, hub, len },
+                    _ => Incoming::Relay { offset: 0, len },
+                }
             }
             _ => Incoming::Drop(DropReason::NoPeer),
+        }
+    }
+
+    /// What another hub had wrapped for a peer of this one.
+    fn taken_over(&self, relay: &Relay, outer: &Header, packet: &[u8]) -> Incoming {
+        let inner = &packet[outer.header_len..outer.total_len];
+        let Some(header) = Header::parse(inner).filter(|_| !outer.fragment) else {
+            return Incoming::Drop(DropReason::Malformed);
+        };
+        let quarantined = |foyer: &Foyer| {
+            foyer.prefix.contains(&header.source) || foyer.prefix.contains(&header.destination)
+        };
+        if !relay.admits(outer.source, header.source, header.destination)
+            || self.foyer.as_ref().is_some_and(quarantined)
+        {
+            return Incoming::Drop(DropReason::Spoofed);
+        }
+        match self.peers.find(header.destination) {
+            Some(_) => Incoming::Relay { offset: outer.header_len, len: header.total_len },
+            None => Incoming::Drop(DropReason::NoPeer),
         }
     }
 
@@ -426,11 +473,55 @@ mod tests {
     #[test]
     fn hub_relays_between_peers() {
         let hub = hub(true);
-        assert_eq!(hub.incoming(&packet(OTHER, THIRD, 4, b"x")), Incoming::Relay { len: 21 });
+        assert_eq!(hub.incoming(&packet(OTHER, THIRD, 4, b"x")), Incoming::Relay { offset: 0, len: 21 });
         assert_eq!(hub.incoming(&packet(OTHER, OTHER, 4, b"x")), Incoming::Drop(DropReason::NoPeer));
         let outside = packet(OTHER, Ipv4Addr::new(8, 8, 8, 8), 17, b"x");
         assert_eq!(hub.incoming(&outside), Incoming::Drop(DropReason::NoPeer));
         assert_eq!(leaf().incoming(&packet(OTHER, THIRD, 4, b"x")), Incoming::Drop(DropReason::NoPeer));
+    }
+
+    /// For a node beyond another hub a packet is wrapped once more; what another hub wrapped goes to a peer, and only
+    /// to a peer: never on to a hub, not from the foyer, not as if a hub had sent it, and not from anybody but a hub.
+    #[test]
+    fn hubs_pass_on_once() {
+        let [second, beyond] = [Ipv4Addr::new(10, 255, 0, 5), THIRD];
+        let mut wished =
+            wished([peer("10.255.0.3/32", 7), peer("10.255.0.4/32", 8), peer("10.255.0.5/32", 5)].into());
+        wished.tunnel = None;
+        wished.relay = Some(Relay {
+            local: OWN,
+            overlay: "10.255.0.0/20".parse().unwrap(),
+            mtu: 1420,
+            hubs: [second].into(),
+            beyond: [(beyond, second)].into(),
+        });
+        let foyer = Foyer { prefix: "10.255.15.0/24".parse().unwrap(), hub: OWN, api_port: 8443 };
+        let hub = Table::compile(&State::of(&wished, Protection::default(), Carrier::InProcess), Some(foyer));
+        let passed = Incoming::PassOn { local: OWN, hub: second, len: 21 };
+        assert_eq!(hub.incoming(&packet(OTHER, beyond, 4, b"x")), passed);
+        assert_eq!(hub.incoming(&packet(beyond, OTHER, 4, b"x")), Incoming::Relay { offset: 0, len: 21 });
+        let from_hub = |inner: &[u8]| hub.incoming(&packet(second, OWN, 4, inner));
+        let given = Incoming::Relay { offset: 20, len: 21 };
+        assert_eq!(from_hub(&packet(Ipv4Addr::new(10, 255, 0, 77), OTHER, 4, b"x")), given);
+        assert_eq!(from_hub(&packet(OTHER, beyond, 4, b"x")), given, "not back");
+        let refused = Incoming::Drop(DropReason::Spoofed);
+        for (source, destination) in [
+            (OWN, OTHER),
+            (second, OTHER),
+            (OTHER, OWN),
+            (OTHER, second),
+            (Ipv4Addr::new(8, 8, 8, 8), OTHER),
+            (OTHER, Ipv4Addr::new(8, 8, 8, 8)),
+            (Ipv4Addr::new(10, 255, 15, 2), OTHER),
+            (OTHER, Ipv4Addr::new(10, 255, 15, 2)),
+        ] {
+            assert_eq!(from_hub(&packet(source, destination, 6, b"x")), refused, "{source} {destination}");
+        }
+        assert_eq!(from_hub(b"x"), Incoming::Drop(DropReason::Malformed));
+        let nobody = packet(OTHER, Ipv4Addr::new(10, 255, 0, 99), 4, b"x");
+        assert_eq!(from_hub(&nobody), Incoming::Drop(DropReason::NoPeer));
+        let leaf = hub.incoming(&packet(OTHER, OWN, 4, &packet(OTHER, THIRD, 4, b"x")));
+        assert_eq!(leaf, Incoming::Deliver { offset: 0, len: 41 }, "a leaf has nothing unwrapped");
     }
 
     /// Who is in the foyer reaches TCP to the API and nothing else, and nobody else reaches the foyer.
@@ -452,7 +543,7 @@ mod tests {
         assert_eq!(hub.incoming(&fragment), refused);
         assert_eq!(
             super::tests::hub(false).incoming(&packet(foyer, OTHER, 6, &api)),
-            Incoming::Relay { len: 24 }
+            Incoming::Relay { offset: 0, len: 24 }
         );
     }
 
@@ -466,7 +557,7 @@ mod tests {
             }
             leaf().outgoing(&bytes);
             for table in [leaf(), hub(true)] {
-                if let Incoming::Deliver { offset, len } = table.incoming(&bytes) {
+                if let Incoming::Deliver { offset, len } | Incoming::Relay { offset, len } = table.incoming(&bytes) {
                     prop_assert!(offset + len <= bytes.len());
                 }
             }

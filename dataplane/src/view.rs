@@ -47,6 +47,10 @@ pub struct Report {
     pub drops: BTreeMap<DropReason, u64>,
     /// Overlay packets relayed from peer to peer in this process; the kernel dataplane does not count them.
     pub relayed: u64,
+    /// Those of them that were wrapped once more, toward another hub; the kernel dataplane does not count them.
+    pub passed_on: u64,
+    /// Nodes that this hub does not reach itself, each with the hub that carries its packets.
+    pub beyond: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Host facts that stand in the way.
     pub findings: Vec<Finding>,
     /// Path MTU in octets toward each peer that has a fixed endpoint, measured at start and every minute.

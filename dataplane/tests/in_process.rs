@@ -44,6 +44,12 @@ fn clients_reach_each_other_through_the_hub() {
     }
 }
 
+/// Clients of two leaves that reach no hub in common reach each other.
+#[test]
+fn hubs_relay() {
+    hubs_relay_for_each_other([Choice::InProcess; 2]);
+}
+
 /// Two owners of one address share its flows; the loss of one moves all.
 #[test]
 fn equal_owners_share_the_flows() {

@@ -68,6 +68,14 @@ fn the_second_wireguard_carries() {
     assert_eq!(traces(&lab, "a"), "");
 }
 
+/// Clients of two leaves that reach no hub in common reach each other, whoever carries at the two hubs.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn hubs_relay() {
+    hubs_relay_for_each_other([Choice::Kernel; 2]);
+    hubs_relay_for_each_other([Choice::Kernel, Choice::InProcess]);
+}
+
 /// Two owners of one address share its flows by one kernel route with two ways; the loss of one moves all.
 #[test]
 #[ignore = "needs a kernel with WireGuard and ipip"]

@@ -45,7 +45,11 @@ pub fn wished(
     preferred: usize,
 ) -> Wished {
     let remote = remote_clients(admission, best);
-    let mtus = dataplane::mtu::mtus(underlay.path_mtu, underlay.ipv6);
+    let mut mtus = dataplane::mtu::mtus(underlay.path_mtu, underlay.ipv6);
+    if admission.topology.hubs.len() > 1 {
+        // A hub that does not reach an owner passes the packet on to the other, wrapped once more.
+        mtus = mtus.with_room_to_relay();
+    }
     let mut routes: BTreeMap<Ipv4Net, Target> = remote
         .iter()
         .map(|(&client, &owner)| (client.into(), target(admission, client, owner, best)))
@@ -75,6 +79,7 @@ pub fn wished(
         second: of_hub(1, bare),
         wireguard: Some(of_hub(0, wireguard.clone()).unwrap_or(wireguard)),
         tunnel: Some(Tunnel { local: admission.overlay, mtu: mtus.tunnel }),
+        relay: None,
         filter: Filter { clamp: (!remote.is_empty()).then_some(mtus.mss), foyer: None },
         routes,
         captures,
@@ -313,6 +318,8 @@ pub(crate) mod tests {
         }
         assert_eq!((&first.wireguard, &first.second), (&second.wireguard, &second.second));
         assert!(first.second.as_ref().unwrap().addresses.is_empty());
+        let room = |wished: &Wished| wished.wireguard.as_ref().unwrap().mtu - wished.tunnel.unwrap().mtu;
+        assert_eq!(room(first), 2 * dataplane::mtu::IPIP_OVERHEAD, "a hub may wrap once more");
     }
 
     /// What a lost hub had announced stays while no hub lives, and goes when a living one's whole table lacks it.

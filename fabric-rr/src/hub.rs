@@ -2,12 +2,15 @@
 //! the others should have. Nothing else on the hub decides which peers, prefixes or addresses are permitted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bgp::policy::{Admission, ImportPolicy};
 use bgp::types::Prefix;
-use dataplane::state::{Filter, Foyer, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
+use dataplane::mtu::IPIP_OVERHEAD;
+use dataplane::state::{
+    Filter, Foyer, PrivateKey, PublicKey, Relay, Target, Wireguard, WireguardPeer, Wished,
+};
 use enrollment::registry::{Admissions, Admitted};
 use ipnet::Ipv4Net;
 
@@ -16,13 +19,15 @@ const HUB_KEEPALIVE_SECS: u16 = 25;
 
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
 /// hub relays overlay packets alone.
-/// `calls` are the leaves that the hub calls by itself, and where: those that have taken fresh keys.
+/// `calls` are the leaves that the hub calls by itself, and where: those that have taken fresh keys. `established` are
+/// the overlay addresses with which the hub has a session.
 pub fn wished(
     admissions: &Admissions,
     key: PrivateKey,
     listen_port: u16,
     mtu: u16,
     calls: &BTreeMap<PublicKey, SocketAddr>,
+    established: &BTreeSet<IpAddr>,
 ) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
@@ -59,10 +64,24 @@ pub fn wished(
         wireguard: Some(wireguard),
         second: None,
         tunnel: None,
+        relay: relay(admissions, mtu, established),
         routes: BTreeMap::from([(hub.overlay_prefix, Target::Wireguard)]),
         captures: BTreeSet::new(),
         filter: Filter { clamp: None, foyer: Some(foyer) },
     }
+}
+
+/// Who is reached through another hub: every leaf with which this one has no session, as long as another hub lives (a
+/// session between hubs, like one with a leaf, ends within a second of the path's death). Which of several hubs has a
+/// leaf is not known here: the first living one is taken.
+fn relay(admissions: &Admissions, mtu: u16, established: &BTreeSet<IpAddr>) -> Option<Relay> {
+    let lives = |address: &Ipv4Addr| established.contains(&IpAddr::V4(*address));
+    let hubs: BTreeSet<Ipv4Addr> = admissions.hubs.iter().map(|hub| hub.overlay).collect();
+    let other = hubs.iter().copied().find(lives);
+    let away = admissions.leaves.values().map(|leaf| leaf.overlay).filter(|leaf| !lives(leaf));
+    let beyond = other.map(|other| away.map(|leaf| (leaf, other)).collect()).unwrap_or_default();
+    let (local, overlay) = (admissions.hub.overlay, admissions.hub.overlay_prefix);
+    (!hubs.is_empty()).then_some(Relay { local, overlay, mtu: mtu - IPIP_OVERHEAD, hubs, beyond })
 }
 
 /// The leaves whose WireGuard key is another than before: their new keys, each with the old one.
@@ -153,7 +172,8 @@ pub(crate) mod tests {
     #[test]
     fn wireguard_carries_overlay_addresses_only() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        let wished = wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420, &BTreeMap::new());
+        let wished =
+            wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420, &BTreeMap::new(), &BTreeSet::new());
         let wireguard = wished.wireguard.unwrap();
         assert_eq!(wireguard.peers.len(), 3);
         for peer in wireguard.peers.values() {
@@ -175,10 +195,32 @@ pub(crate) mod tests {
         let found = rotated(&before, &now);
         assert_eq!(found, BTreeMap::from([(PublicKey([7; 32]), PublicKey([2; 32]))]));
         let calls = BTreeMap::from([(PublicKey([7; 32]), "192.0.2.1:51820".parse().unwrap())]);
-        let peers =
-            wished(&now, PrivateKey::from_bytes([3; 32]), 51820, 1420, &calls).wireguard.unwrap().peers;
+        let peers = wished(&now, PrivateKey::from_bytes([3; 32]), 51820, 1420, &calls, &BTreeSet::new())
+            .wireguard
+            .unwrap()
+            .peers;
         assert_eq!(peers[&PublicKey([7; 32])].endpoint, calls.values().next().copied());
         assert!(!peers.contains_key(&PublicKey([2; 32])) && peers[&PublicKey([3; 32])].endpoint.is_none());
+    }
+
+    /// A leaf without a session is reached through the other hub while that one lives; one with a session never is.
+    #[test]
+    fn who_is_away_is_reached_through_the_other_hub() {
+        let mut a = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
+        let relay = |a: &Admissions, established: &[u8]| {
+            let established = established.iter().map(|n| Ipv4Addr::new(10, 255, 0, *n).into()).collect();
+            wished(a, PrivateKey::from_bytes([3; 32]), 51820, 1440, &BTreeMap::new(), &established).relay
+        };
+        assert_eq!(relay(&a, &[2]), None, "alone");
+        let other = Ipv4Addr::new(10, 255, 0, 9);
+        a.hubs = vec![crate::peering::tests::other(other)];
+        let beyond = |established: &[u8]| relay(&a, established).unwrap().beyond;
+        assert_eq!(beyond(&[2]), BTreeMap::new(), "the other hub is dead");
+        assert_eq!(beyond(&[2, 9]), [(Ipv4Addr::new(10, 255, 0, 3), other)].into());
+        assert_eq!(beyond(&[2, 3, 9]), BTreeMap::new());
+        let both = relay(&a, &[9]).unwrap();
+        assert_eq!((both.beyond.len(), both.hubs, both.mtu), (2, [other].into(), 1420));
+        assert!(both.overlay.contains(&both.local));
     }
 
     /// A leaf may announce what it owns and what is moving away from it, from its own address, and nothing that

@@ -6,6 +6,7 @@
 //! their way), `http` and `status` (the
 //! administration socket).
 
+mod derive;
 mod hint;
 mod http;
 mod hub;

@@ -91,22 +91,27 @@ fn policy(hub: &HubNode, owners: &Arc<BTreeMap<Prefix, BTreeSet<Ipv4Addr>>>) -> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::hub::tests::admissions;
     use bgp::policy::{ImportFacts, RejectReason};
     use enrollment::identity::{SigningKey, WireguardKey};
 
-    fn with_other(overlay: Ipv4Addr) -> Admissions {
-        let mut a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        a.hubs = vec![HubNode {
+    /// Another hub at this overlay address.
+    pub(crate) fn other(overlay: Ipv4Addr) -> HubNode {
+        HubNode {
             name: "other".parse().unwrap(),
             overlay,
             wireguard_key: WireguardKey([7; 32]),
             signing_key: SigningKey([8; 32]),
             endpoints: Vec::new(),
             api_port: 8443,
-        }];
+        }
+    }
+
+    fn with_other(overlay: Ipv4Addr) -> Admissions {
+        let mut a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
+        a.hubs = vec![other(overlay)];
         a
     }
 

@@ -1,6 +1,6 @@
 //! Who owns what on the hub, and how one change flows: registry → `watch<Admissions>` → dataplane and speaker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use control::neighbors::{bfd, neighbors};
 use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
-use dataplane::state::{PrivateKey, PublicKey};
+use dataplane::state::PrivateKey;
 use enrollment::exchange::JoinAnswer;
 use enrollment::io::database::Address;
 use enrollment::io::follow::Replication;
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use crate::memory::Memory;
 use crate::tls_listener::TlsListener;
-use crate::{http, hub, join, measured, peering};
+use crate::{derive, http, hub, join, measured};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
 /// paths differ and must not be the narrowest; each leaf keeps its own limit by tunnel MTU and clamp.
@@ -40,11 +40,9 @@ const PATH_BETWEEN_HUBS: u16 = 1500;
 /// How long the first convergence may take.
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer waits for the kernel to have what was decided.
-const APPLY_LIMIT: Duration = Duration::from_secs(1);
+pub(crate) const APPLY_LIMIT: Duration = Duration::from_secs(1);
 /// How long a restored hub waits for the other one before it serves leaves.
 const HEAR_LIMIT: Duration = Duration::from_secs(60);
-/// How long after a rotation the hub changes the leaf's tunnel.
-const SWITCH_AFTER: Duration = Duration::from_millis(30);
 
 /// A running hub.
 pub struct Hub {
@@ -169,10 +167,11 @@ async fn start(
         // The overlay addresses must be there before anything can listen on them.
         let admissions = opened.registry.snapshot();
         let key = opened.private_key.clone();
+        let mtu = wireguard_mtu(&admissions);
         let wished =
-            hub::wished(&admissions, key, opened.port, wireguard_mtu(&admissions), &Default::default());
-        opened.dataplane.wish(admissions.generation, wished);
-        converged(&opened.dataplane, admissions.generation, START_LIMIT).await?;
+            hub::wished(&admissions, key, opened.port, mtu, &Default::default(), &Default::default());
+        opened.dataplane.wish(derive::FIRST_WISH, wished);
+        converged(&opened.dataplane, derive::FIRST_WISH, START_LIMIT).await?;
     }
     let options = range_options(&config)?;
     let memory = Memory::at(paths.remembered_peers());
@@ -223,7 +222,7 @@ async fn serve_enrollment(
 ) -> Result<Enrolled, RunError> {
     let (tell, applied) = watch::channel(0);
     let asked = speaker.clone();
-    let derive = Derive {
+    let derive = derive::Derive {
         config: config.clone(),
         named,
         options,
@@ -293,7 +292,7 @@ async fn hear(replication: &Replication) {
     }
 }
 
-fn wireguard_mtu(admissions: &Admissions) -> u16 {
+pub(crate) fn wireguard_mtu(admissions: &Admissions) -> u16 {
     let path = if admissions.hubs.is_empty() { WIDEST_PATH } else { PATH_BETWEEN_HUBS };
     dataplane::mtu::mtus(path, false).wireguard
 }
@@ -470,7 +469,7 @@ fn range_options(config: &config::Hub) -> Result<Vec<PeerOptions>, RunError> {
 }
 
 /// Who has BFD. Leaves that have another hub to go to have it in any case.
-fn liveness(config: &config::Hub, leaves_have_two: bool) -> Liveness {
+pub(crate) fn liveness(config: &config::Hub, leaves_have_two: bool) -> Liveness {
     let wished = |peer: &config::BgpDynamicPeer| match leaves_have_two && !peer.bfd.enabled {
         true if peer.admission == PeerAdmission::Enrolled => bfd(&config::Bfd::ON),
         _ => bfd(&peer.bfd),
@@ -481,7 +480,7 @@ fn liveness(config: &config::Hub, leaves_have_two: bool) -> Liveness {
 }
 
 /// The configured dynamic peers, those that are for enrolled leaves with the present admissions.
-fn dynamic_peers(
+pub(crate) fn dynamic_peers(
     config: &config::Hub,
     options: &[PeerOptions],
     admissions: Option<&Admissions>,
@@ -503,68 +502,6 @@ fn dynamic_peers(
             },
         })
         .collect()
-}
-
-/// The task that turns each new set of admissions into peers, policies and kernel state.
-struct Derive {
-    config: config::Hub,
-    /// The neighbours that the configuration names.
-    named: Vec<Neighbor>,
-    /// Those of the configuration's dynamic peers, in their order.
-    options: Vec<PeerOptions>,
-    key: PrivateKey,
-    port: u16,
-    dataplane: Dataplane,
-    speaker: Speaker,
-    applied: watch::Sender<u64>,
-}
-
-impl Derive {
-    /// Where the leaves with fresh keys are, by their new keys. It takes the time that a leaf needs to hear the answer
-    /// over its old tunnel and to put its own fresh key in force; then the hub calls it.
-    async fn endpoints(&self, rotated: BTreeMap<PublicKey, PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
-        let answered = tokio::time::Instant::now() + SWITCH_AFTER;
-        self.dataplane.recheck().await;
-        let report = self.dataplane.report().borrow().clone();
-        let place = |old| report.peers.iter().find(|peer| peer.public_key == old)?.endpoint;
-        let calls = rotated.into_iter().filter_map(|(new, old)| Some((new, place(old)?))).collect();
-        tokio::time::sleep_until(answered).await;
-        calls
-    }
-
-    /// Leaves and the other hub, as the registry has them.
-    async fn tell_speaker(&self, now: &Admissions) {
-        let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
-        self.speaker
-            .set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering))
-            .await;
-        let mut peers = dynamic_peers(&self.config, &self.options, Some(now));
-        peers.extend(peering.dialling);
-        self.speaker.set_dynamic_peers(peers).await;
-        self.speaker
-            .set_neighbors(peering.dialled.into_iter().chain(self.named.iter().cloned()).collect())
-            .await;
-    }
-
-    async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
-        let mut before = admissions.borrow().clone();
-        loop {
-            let now = admissions.borrow_and_update().clone();
-            let rotated = hub::rotated(&before, &now);
-            let calls = if rotated.is_empty() { BTreeMap::new() } else { self.endpoints(rotated).await };
-            before = now.clone();
-            let wished = hub::wished(&now, self.key.clone(), self.port, wireguard_mtu(&now), &calls);
-            self.dataplane.wish(now.generation, wished);
-            self.tell_speaker(&now).await;
-            if let Err(error) = converged(&self.dataplane, now.generation, APPLY_LIMIT).await {
-                tracing::warn!("{error}");
-            }
-            self.applied.send_replace(now.generation);
-            if admissions.changed().await.is_err() {
-                return;
-            }
-        }
-    }
 }
 
 /// Waits until the dataplane has applied a generation.

@@ -132,7 +132,7 @@ impl Speaker {
         self.ask(Command::Remembered).await
     }
 
-    /// Changes whenever [`Speaker::remembered`] may answer otherwise.
+    /// Changes whenever [`Speaker::remembered`] or [`Speaker::established`] may answer otherwise.
     pub fn remembered_changes(&self) -> watch::Receiver<u64> {
         self.remembered.clone()
     }

@@ -1,5 +1,6 @@
 //! The handle's questions that people ask: each a short look, or many short ones with routes passing in between.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,12 @@ impl Speaker {
             }))
         })
         .await
+    }
+
+    /// The neighbours with an established session, by address; `None` once the speaker has been shut down. May answer
+    /// otherwise whenever [`Speaker::remembered_changes`] says so.
+    pub async fn established(&self) -> Option<BTreeSet<IpAddr>> {
+        self.look(|speaker, _| speaker.all_established()).await
     }
 
     /// Everything that is known of a prefix; `None` once the speaker has been shut down.

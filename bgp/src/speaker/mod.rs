@@ -166,7 +166,7 @@ pub struct Speaker {
     refused: BTreeMap<&'static str, u64>,
     /// Until when End-of-RIB is held back after a restart, and for whom.
     restarting: Option<(Millis, BTreeSet<IpAddr>)>,
-    /// Grows whenever [`Speaker::remembered`] may answer otherwise.
+    /// Grows whenever [`Speaker::remembered`] or [`Speaker::all_established`] may answer otherwise.
     remembered_version: u64,
     wake_at: Millis,
     /// When something was last told to us.

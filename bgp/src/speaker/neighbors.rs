@@ -368,7 +368,8 @@ impl Speaker {
         held.chain(awaited).collect()
     }
 
-    /// Grows whenever [`Speaker::remembered`] may answer otherwise; a shutdown forgets nobody.
+    /// Grows whenever [`Speaker::remembered`] or [`Speaker::all_established`] may answer otherwise; a shutdown forgets
+    /// nobody.
     pub fn remembered_version(&self) -> u64 {
         self.remembered_version
     }
@@ -531,6 +532,12 @@ impl Speaker {
                 .filter(|(a, _)| !self.peers.contains_key(&PeerKey::Dynamic(**a)))
                 .map(move |(a, p)| (g, *a, p.as_ref()))
         })
+    }
+
+    /// The neighbours with an established session, by address.
+    pub fn all_established(&self) -> BTreeSet<IpAddr> {
+        let up = self.conns.iter().flatten().filter(|c| c.session.state() == State::Established);
+        up.filter_map(|c| Some(self.peers.get(&c.peer)?.address)).collect()
     }
 
     /// How many sessions are Established.

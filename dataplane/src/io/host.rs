@@ -13,9 +13,10 @@ use crate::io::userspace::{PeerStatus, Shared, Userspace};
 use crate::io::wireguard::GenericNetlink;
 use crate::io::{Choice, StartError, netlink, nft};
 use crate::plan::{Change, Device};
+use crate::relay::RELAY_INTERFACE;
 use crate::state::{
-    Capture, Carrier, Foyer, Line, ProtectedPrefix, Protection, ROUTE_PROTOCOL, Route, SECOND_INTERFACE,
-    State, TUN_INTERFACE, TUNNEL_INTERFACE, Target, Tunnel, WIREGUARD_INTERFACE, Wireguard,
+    Capture, Carrier, Foyer, Line, ProtectedPrefix, Protection, ROUTE_PROTOCOL, Relay, Route,
+    SECOND_INTERFACE, State, TUN_INTERFACE, TUNNEL_INTERFACE, Target, Tunnel, WIREGUARD_INTERFACE, Wireguard,
 };
 use crate::tunnel::Table;
 use crate::view::{DropReason, InterfaceView};
@@ -28,8 +29,9 @@ pub(crate) struct Host {
     netlink: Netlink,
     table: nft::Table,
     carrier: Carry,
-    /// Tunnel and foyer in force, as last applied.
+    /// Tunnel, relay and foyer in force, as last applied.
     tunnel: Option<Tunnel>,
+    relay: Option<Relay>,
     foyer: Option<Foyer>,
     /// Where each route was told to lead: in process, the kernel's route says only that it leads to us.
     targets: BTreeMap<Ipv4Net, Target>,
@@ -48,6 +50,7 @@ pub(crate) struct Observation {
     pub(crate) peers: Vec<PeerStatus>,
     pub(crate) drops: BTreeMap<DropReason, u64>,
     pub(crate) relayed: u64,
+    pub(crate) passed_on: u64,
 }
 
 impl Host {
@@ -70,7 +73,8 @@ impl Host {
             Userspace::probe(PROBE_INTERFACE).map_err(StartError::Tun)?;
         }
         let table = nft::Table::default();
-        Ok((Host { netlink, table, carrier, tunnel: None, foyer: None, targets: BTreeMap::new() }, why))
+        let targets = BTreeMap::new();
+        Ok((Host { netlink, table, carrier, tunnel: None, relay: None, foyer: None, targets }, why))
     }
 
     /// Who carries packets.
@@ -85,7 +89,9 @@ impl Host {
     pub(crate) async fn remove_strays(&self) -> io::Result<()> {
         let strays: &[&str] = match self.carrier {
             Carry::Kernel(_) => &[],
-            Carry::InProcess { .. } => &[TUNNEL_INTERFACE, WIREGUARD_INTERFACE, SECOND_INTERFACE],
+            Carry::InProcess { .. } => {
+                &[RELAY_INTERFACE, TUNNEL_INTERFACE, WIREGUARD_INTERFACE, SECOND_INTERFACE]
+            }
         };
         for name in strays {
             self.netlink.remove_link(name).await?;
@@ -98,7 +104,7 @@ impl Host {
     pub(crate) async fn observe(&mut self, afresh: bool) -> io::Result<Observation> {
         let links = self.netlink.links().await?;
         let addresses = self.netlink.addresses().await?;
-        let routes = self.netlink.routes().await?;
+        let (passing, routes) = self.netlink.routes().await?.into_iter().partition::<Vec<_>, _>(|r| r.relays);
         let proxies = self.netlink.proxies().await?;
         let table = self.table.observe(afresh).await;
         let names: BTreeMap<u32, &str> = links.values().map(|l| (l.index, l.name.as_str())).collect();
@@ -113,6 +119,7 @@ impl Host {
         let filter = table.filter.or_else(|| table.exists.then(Default::default));
         let state = State {
             tunnel: self.observe_tunnel(&links, wireguard.as_ref()),
+            relay: self.observe_relay(&links, &passing, wireguard.is_some()).await?,
             captures: captures.collect(),
             routes: self.ours(&routes, &names),
             filter,
@@ -121,18 +128,27 @@ impl Host {
             wireguard,
             second,
         };
-        let (drops, relayed) = match &self.carrier {
-            Carry::Kernel(_) => (table.drops, 0),
+        let (relayed, passed_on) = self.relayed();
+        let drops = match &self.carrier {
+            Carry::Kernel(_) => table.drops,
             Carry::InProcess { shared, .. } => {
                 let mut drops = shared.drops();
                 for (reason, count) in table.drops {
                     *drops.entry(reason).or_default() += count;
                 }
-                (drops, shared.relayed())
+                drops
             }
         };
         let interfaces = interfaces(&links, &addresses, &state);
-        Ok(Observation { state, links, interfaces, peers, drops, relayed })
+        Ok(Observation { state, links, interfaces, peers, drops, relayed, passed_on })
+    }
+
+    /// Packets relayed from peer to peer so far, and those of them that went to another hub; 0 where the kernel carries.
+    pub(crate) fn relayed(&self) -> (u64, u64) {
+        match &self.carrier {
+            Carry::Kernel(_) => (0, 0),
+            Carry::InProcess { shared, .. } => (shared.relayed(), shared.passed_on()),
+        }
     }
 
     /// What is known of the peers now.
@@ -212,6 +228,34 @@ impl Host {
         }
     }
 
+    /// What is passed on to other hubs and taken from them, if what carries it is as it must be.
+    async fn observe_relay(
+        &self,
+        links: &BTreeMap<String, Link>,
+        passing: &[KernelRoute],
+        wireguard: bool,
+    ) -> io::Result<Option<Relay>> {
+        if !matches!(self.carrier, Carry::Kernel(_)) {
+            return Ok(self.relay.clone().filter(|_| wireguard));
+        }
+        let Some(link) = links.get(RELAY_INTERFACE) else { return Ok(None) };
+        // What a previous run left is no wish's: it is brought in line, or taken away.
+        let nothing = std::net::Ipv4Addr::UNSPECIFIED;
+        let unknown = || Relay {
+            local: nothing,
+            overlay: nothing.into(),
+            mtu: 0,
+            hubs: Default::default(),
+            beyond: BTreeMap::new(),
+        };
+        let mut relay = self.relay.clone().unwrap_or_else(unknown);
+        let whole = link.up && self.netlink.relay_rule().await?;
+        relay.mtu = if whole { u16::try_from(link.mtu).unwrap_or(u16::MAX) } else { 0 };
+        let beyond = passing.iter().filter(|r| r.interface == Some(link.index));
+        relay.beyond = beyond.filter_map(|r| Some((r.prefix.addr(), r.tunnel_to?))).collect();
+        Ok(Some(relay))
+    }
+
     /// Applies one change.
     pub(crate) async fn apply(
         &mut self,
@@ -253,6 +297,14 @@ impl Host {
                 self.tunnel = None;
                 links.remove(TUNNEL_INTERFACE);
                 self.netlink.remove_link(TUNNEL_INTERFACE).await
+            }
+            Change::SetRelay(relay) => self.set_relay(relay, links).await,
+            Change::RemoveRelay => {
+                self.relay = None;
+                links.remove(RELAY_INTERFACE);
+                // The routes go with their interface.
+                self.netlink.remove_relay_rule().await?;
+                self.netlink.remove_link(RELAY_INTERFACE).await
             }
             Change::SetFilter(filter) => {
                 self.foyer = filter.filter.foyer;
@@ -371,6 +423,36 @@ impl Host {
         Ok(())
     }
 
+    async fn set_relay(&mut self, relay: &Relay, links: &mut BTreeMap<String, Link>) -> io::Result<()> {
+        if let Carry::Kernel(_) = self.carrier {
+            if !links.contains_key(RELAY_INTERFACE) {
+                let made = self.netlink.add_ipip(RELAY_INTERFACE).await;
+                made.map_err(|e| netlink::failed(format_args!("making {RELAY_INTERFACE}"), e))?;
+                *links = self.netlink.links().await?;
+            }
+            let link = named(links, RELAY_INTERFACE)?.clone();
+            if !link.up || link.mtu != u32::from(relay.mtu) {
+                self.netlink.set_link(&link, relay.mtu).await?;
+                quiet(RELAY_INTERFACE).await;
+                *links = self.netlink.links().await?;
+            }
+            let routes = self.netlink.routes().await?;
+            let seen: BTreeMap<_, _> =
+                routes.iter().filter(|r| r.relays).map(|r| (r.prefix.addr(), r.tunnel_to)).collect();
+            for node in seen.keys().filter(|node| !relay.beyond.contains_key(node)) {
+                self.netlink.keep(*node).await?;
+            }
+            for (&node, &hub) in
+                relay.beyond.iter().filter(|(node, hub)| seen.get(node) != Some(&Some(**hub)))
+            {
+                self.netlink.pass_on(node, relay.local, hub, link.index).await?;
+            }
+            self.netlink.add_relay_rule().await?;
+        }
+        self.relay = Some(relay.clone());
+        Ok(())
+    }
+
     async fn set_route(
         &mut self,
         prefix: Ipv4Net,
@@ -394,14 +476,16 @@ impl Host {
         for proxy in proxies.iter().filter(|p| p.ours) {
             result = result.and(self.netlink.remove_proxy(proxy.interface, proxy.address).await);
         }
-        for route in routes.iter().filter(|r| r.protocol == ROUTE_PROTOCOL) {
+        for route in routes.iter().filter(|r| r.protocol == ROUTE_PROTOCOL && !r.relays) {
             result = result.and(self.netlink.remove_route(route.prefix).await);
         }
+        result = result.and(self.apply(&Change::RemoveRelay, &mut links).await);
         result = result.and(self.apply(&Change::RemoveTunnel, &mut links).await);
         for line in [Line::Second, Line::First] {
             result = result.and(self.apply(&Change::RemoveWireguard(line), &mut links).await);
         }
-        for name in [TUNNEL_INTERFACE, WIREGUARD_INTERFACE, SECOND_INTERFACE, TUN_INTERFACE] {
+        for name in [RELAY_INTERFACE, TUNNEL_INTERFACE, WIREGUARD_INTERFACE, SECOND_INTERFACE, TUN_INTERFACE]
+        {
             result = result.and(self.netlink.remove_link(name).await);
         }
         if self.table.observe(true).await.exists {
@@ -458,8 +542,9 @@ async fn kernel_lacks(netlink: &Netlink) -> Result<Option<&'static str>, StartEr
 async fn quiet(interface: &str) {
     // With two hubs, packets come in by one WireGuard and their answers leave by the other: where the host asks for the
     // strict check on every interface, the larger number here (loose) is what holds.
-    let reverse_path =
-        if interface == SECOND_INTERFACE || interface == WIREGUARD_INTERFACE { "2" } else { "0" };
+    // The same for what another hub passes on: its source is the other way.
+    let loose = [SECOND_INTERFACE, WIREGUARD_INTERFACE, RELAY_INTERFACE].contains(&interface);
+    let reverse_path = if loose { "2" } else { "0" };
     let settings =
         [("ipv6", "disable_ipv6", "1"), ("ipv4", "send_redirects", "0"), ("ipv4", "rp_filter", reverse_path)];
     for (family, key, value) in settings {
@@ -469,7 +554,7 @@ async fn quiet(interface: &str) {
 }
 
 fn is_ours(name: &str) -> bool {
-    [WIREGUARD_INTERFACE, SECOND_INTERFACE, TUNNEL_INTERFACE, TUN_INTERFACE].contains(&name)
+    [WIREGUARD_INTERFACE, SECOND_INTERFACE, TUNNEL_INTERFACE, RELAY_INTERFACE, TUN_INTERFACE].contains(&name)
 }
 
 /// What must not be covered: addresses, connected prefixes and gateways of interfaces that are not ours, and the
@@ -510,7 +595,7 @@ fn interfaces(
     state: &State,
 ) -> Vec<InterfaceView> {
     let view = |link: &Link| {
-        let carries = link.name != TUNNEL_INTERFACE;
+        let carries = ![TUNNEL_INTERFACE, RELAY_INTERFACE].contains(&link.name.as_str());
         let line = if link.name == SECOND_INTERFACE { Line::Second } else { Line::First };
         let wireguard = state.line(line);
         InterfaceView {

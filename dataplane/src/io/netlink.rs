@@ -17,9 +17,11 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteIpTunnel, RouteLwEnCapType, RouteLwTunnelEncap,
     RouteMessage, RouteMetric, RouteNextHop, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::{Handle, LinkIpIp, LinkUnspec, LinkWireguard, RouteMessageBuilder};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkIpIp, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 
-use crate::state::{ROUTE_PROTOCOL, Route, Target};
+use crate::relay::{RELAY_PRIORITY, RELAY_TABLE};
+use crate::state::{ROUTE_PROTOCOL, Route, Target, WIREGUARD_INTERFACE};
 
 /// The kernel's number of the outer destination in an ipip encapsulation.
 const LWTUNNEL_IP_DST: u16 = 2;
@@ -37,11 +39,13 @@ pub(crate) struct Link {
     pub(crate) kind: Option<InfoKind>,
 }
 
-/// A route of the main table.
+/// A route of the main table, or of the one for what is passed on to other hubs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KernelRoute {
     pub(crate) prefix: Ipv4Net,
     pub(crate) protocol: u8,
+    /// Whether it is in the table for what is passed on.
+    pub(crate) relays: bool,
     pub(crate) interface: Option<u32>,
     pub(crate) gateway: Option<Ipv4Addr>,
     pub(crate) scope_link: bool,
@@ -132,7 +136,7 @@ impl Netlink {
         Ok(messages.into_iter().filter_map(address).collect())
     }
 
-    /// The IPv4 routes of the main table.
+    /// The IPv4 routes of the main table, and ours of the one for what is passed on.
     pub(crate) async fn routes(&self) -> io::Result<Vec<KernelRoute>> {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().table_id(0).protocol(RouteProtocol::Unspec);
         let request = request.scope(RouteScope::Universe).kind(RouteType::Unspec).build();
@@ -208,15 +212,11 @@ impl Netlink {
         index: u32,
         wraps: bool,
     ) -> io::Result<()> {
-        let mut builder = our_route(prefix).scope(RouteScope::Link);
+        let mut builder = our_route(prefix, RouteHeader::RT_TABLE_MAIN).scope(RouteScope::Link);
         if let Some(source) = route.source {
             builder = builder.pref_source(source);
         }
-        let outer = |owner: Ipv4Addr| {
-            let mut outer = vec![RouteIpTunnel::Destination(owner), RouteIpTunnel::Ttl(TUNNEL_TTL)];
-            outer.extend(route.source.map(RouteIpTunnel::Source));
-            outer
-        };
+        let outer = |owner: Ipv4Addr| outer(route.source, owner);
         let mut several = None;
         match (route.target, wraps) {
             (Some(Target::Owner(owner)), true) => {
@@ -242,9 +242,70 @@ impl Netlink {
 
     /// Removes a route of ours; an absent one is fine.
     pub(crate) async fn remove_route(&self, prefix: Ipv4Net) -> io::Result<()> {
-        let message = our_route(prefix).scope(RouteScope::NoWhere).kind(RouteType::Unspec).build();
+        self.remove_route_of(prefix, RouteHeader::RT_TABLE_MAIN).await
+    }
+
+    async fn remove_route_of(&self, prefix: Ipv4Net, table: u8) -> io::Result<()> {
+        let message = our_route(prefix, table).scope(RouteScope::NoWhere).kind(RouteType::Unspec).build();
         already(self.handle.route().del(message).execute().await, &[ESRCH])
             .map_err(|e| failed(format_args!("removing route {prefix}"), e))
+    }
+
+    /// Has packets for `node` wrapped toward `hub` through interface `index`, if they come from WireGuard.
+    pub(crate) async fn pass_on(
+        &self,
+        node: Ipv4Addr,
+        local: Ipv4Addr,
+        hub: Ipv4Addr,
+        index: u32,
+    ) -> io::Result<()> {
+        let builder = our_route(node.into(), RELAY_TABLE).scope(RouteScope::Link).output_interface(index);
+        let message = builder.encap_ip(outer(Some(local), hub)).build();
+        let request = self.handle.route().add(message).replace();
+        request.execute().await.map_err(|e| failed(format_args!("passing on for {node}"), e))
+    }
+
+    /// The end of [`Netlink::pass_on`].
+    pub(crate) async fn keep(&self, node: Ipv4Addr) -> io::Result<()> {
+        self.remove_route_of(node.into(), RELAY_TABLE).await
+    }
+
+    /// Whether packets from WireGuard are looked up in the table for what is passed on.
+    pub(crate) async fn relay_rule(&self) -> io::Result<bool> {
+        Ok(!self.relay_rules().await?.is_empty())
+    }
+
+    async fn relay_rules(&self) -> io::Result<Vec<RuleMessage>> {
+        let rules = self.handle.rule().get(IpVersion::V4).execute().try_collect::<Vec<_>>().await;
+        let ours = |rule: &RuleMessage| {
+            let protocol = RuleAttribute::Protocol(ROUTE_PROTOCOL.into());
+            let from = RuleAttribute::Iifname(WIREGUARD_INTERFACE.into());
+            rule.header.table == RELAY_TABLE
+                && rule.attributes.contains(&protocol)
+                && rule.attributes.contains(&from)
+        };
+        Ok(rules.map_err(|e| failed("rules", e))?.into_iter().filter(ours).collect())
+    }
+
+    /// Adds that rule; one that is there is fine.
+    pub(crate) async fn add_relay_rule(&self) -> io::Result<()> {
+        if self.relay_rule().await? {
+            return Ok(());
+        }
+        let request = self.handle.rule().add().v4().input_interface(WIREGUARD_INTERFACE);
+        let mut request =
+            request.table_id(RELAY_TABLE.into()).priority(RELAY_PRIORITY).action(RuleAction::ToTable);
+        request.message_mut().attributes.push(RuleAttribute::Protocol(ROUTE_PROTOCOL.into()));
+        already(request.execute().await, &[EEXIST]).map_err(|e| failed("rule for what is passed on", e))
+    }
+
+    /// Removes it.
+    pub(crate) async fn remove_relay_rule(&self) -> io::Result<()> {
+        for rule in self.relay_rules().await? {
+            let removed = self.handle.rule().del(rule).execute().await;
+            already(removed, &[ENOENT]).map_err(|e| failed("removing the rule for what is passed on", e))?;
+        }
+        Ok(())
     }
 
     /// Adds a proxy neighbour of ours.
@@ -276,10 +337,17 @@ fn next_hop(index: u32, outer: Vec<RouteIpTunnel>) -> RouteNextHop {
     hop
 }
 
-fn our_route(prefix: Ipv4Net) -> RouteMessageBuilder<Ipv4Addr> {
+/// How the kernel wraps toward `to`.
+fn outer(from: Option<Ipv4Addr>, to: Ipv4Addr) -> Vec<RouteIpTunnel> {
+    let mut outer = vec![RouteIpTunnel::Destination(to), RouteIpTunnel::Ttl(TUNNEL_TTL)];
+    outer.extend(from.map(RouteIpTunnel::Source));
+    outer
+}
+
+fn our_route(prefix: Ipv4Net, table: u8) -> RouteMessageBuilder<Ipv4Addr> {
     RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(prefix.network(), prefix.prefix_len())
-        .table_id(RouteHeader::RT_TABLE_MAIN.into())
+        .table_id(table.into())
         .protocol(ROUTE_PROTOCOL.into())
 }
 
@@ -312,6 +380,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let mut route = KernelRoute {
         prefix: Ipv4Net::new(Ipv4Addr::UNSPECIFIED, message.header.destination_prefix_length).ok()?,
         protocol: message.header.protocol.into(),
+        relays: false,
         interface: None,
         gateway: None,
         scope_link: message.header.scope == RouteScope::Link,
@@ -353,7 +422,8 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             _ => {}
         }
     }
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+    route.relays = table == u32::from(RELAY_TABLE) && route.protocol == ROUTE_PROTOCOL;
+    (route.relays || table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 
 fn tunnel_destination(encap: &RouteLwTunnelEncap) -> Option<Ipv4Addr> {

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::nft;
 use crate::plan::Change;
-use crate::state::{Filter, FilterState};
+use crate::state::{Filter, FilterState, RelayFilter};
 use crate::view::DropReason;
 
 /// How long one run of `nft` may take before it is killed.
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Table {
     /// What was written, and the shape in which nft lists it.
-    written: Option<(Filter, String)>,
+    written: Option<(Filter, Option<RelayFilter>, String)>,
     /// What was last seen, kept in line with what was done since.
     last: Option<Seen>,
 }
@@ -89,8 +89,12 @@ impl Table {
 
     fn recognise(&self, json: &str) -> Seen {
         let Some(listing) = nft::parse(json) else { return Seen { exists: true, ..Seen::default() } };
-        let ours = self.written.as_ref().filter(|(_, shape)| *shape == listing.shape);
-        let filter = ours.map(|(filter, _)| FilterState { filter: *filter, owners: listing.owners });
+        let ours = self.written.as_ref().filter(|(.., shape)| *shape == listing.shape);
+        let filter = ours.map(|(filter, relay, _)| FilterState {
+            filter: *filter,
+            owners: listing.owners,
+            relay: relay.clone(),
+        });
         Seen { filter, exists: true, drops: listing.drops }
     }
 
@@ -102,7 +106,8 @@ impl Table {
             Change::SetFilter(filter) => {
                 run(&["-f", "-"], Some(nft::replace(filter))).await?;
                 let json = run(&["-j", "list", "table", "inet", "fabric"], None).await?;
-                self.written = nft::parse(&json).map(|listing| (filter.filter, listing.shape));
+                self.written =
+                    nft::parse(&json).map(|listing| (filter.filter, filter.relay.clone(), listing.shape));
                 self.last = Some(self.recognise(&json));
             }
             Change::SetOwners { add, remove } => {

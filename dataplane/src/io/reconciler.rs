@@ -308,6 +308,7 @@ impl Reconciler {
                     (view.rx_bytes, view.tx_bytes) = (status.rx_bytes, status.tx_bytes);
                 }
             }
+            (self.report.relayed, self.report.passed_on) = self.host.relayed();
             self.memory.keep(&self.report.peers).await;
             self.publish();
         }
@@ -383,6 +384,8 @@ impl Reconciler {
         report.clamp = state.filter.as_ref().and_then(|f| f.filter.clamp);
         report.drops = seen.drops.clone();
         report.relayed = seen.relayed;
+        report.passed_on = seen.passed_on;
+        report.beyond = state.relay.as_ref().map(|relay| relay.beyond.clone()).unwrap_or_default();
     }
 }
 

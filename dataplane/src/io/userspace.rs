@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     table: RwLock<Arc<Table>>,
     drops: [AtomicU64; DropReason::ALL.len()],
     relayed: AtomicU64,
+    passed_on: AtomicU64,
     packet_id: AtomicU16,
     /// Where packets for the second WireGuard go; the first one alone reads the TUN device.
     second: RwLock<Option<mpsc::Sender<Packet<Ip>>>>,
@@ -77,6 +78,11 @@ impl Shared {
     /// Packets relayed from peer to peer so far.
     pub(crate) fn relayed(&self) -> u64 {
         self.relayed.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were wrapped once more, toward another hub.
+    pub(crate) fn passed_on(&self) -> u64 {
+        self.passed_on.load(Ordering::Relaxed)
     }
 }
 
@@ -124,9 +130,14 @@ impl IpSend for ToTun {
                     self.reader.shared.count(DropReason::QueueFull);
                 }
             }
-            Incoming::Relay { len } => {
-                packet.truncate(len);
+            Incoming::Relay { offset, len } => {
+                packet.truncate(offset + len);
+                drop(packet.buf_mut().split_to(offset));
                 self.relay(packet);
+            }
+            Incoming::PassOn { local, hub, len } => {
+                packet.truncate(len);
+                self.pass_on(packet, local, hub);
             }
             Incoming::Drop(reason) => self.reader.shared.count(reason),
         }
@@ -140,6 +151,28 @@ impl ToTun {
         if !tunnel::decrement_ttl(&mut packet) {
             return shared.count(DropReason::TtlExceeded);
         }
+        self.queue(packet);
+    }
+
+    /// Wraps once more, toward another hub.
+    fn pass_on(&self, mut packet: Packet, local: Ipv4Addr, hub: Ipv4Addr) {
+        let shared = &self.reader.shared;
+        if !tunnel::decrement_ttl(&mut packet) {
+            return shared.count(DropReason::TtlExceeded);
+        }
+        let id = shared.packet_id.fetch_add(1, Ordering::Relaxed);
+        let Some(header) = tunnel::outer_header(local, hub, &packet, id) else {
+            return shared.count(DropReason::Malformed);
+        };
+        let mut wrapped = bytes::BytesMut::with_capacity(tunnel::HEADER_LEN + packet.len());
+        wrapped.extend_from_slice(&header);
+        wrapped.extend_from_slice(&packet);
+        shared.passed_on.fetch_add(1, Ordering::Relaxed);
+        self.queue(Packet::from_bytes(wrapped));
+    }
+
+    fn queue(&self, packet: Packet) {
+        let shared = &self.reader.shared;
         let Ok(packet) = packet.try_into_ip() else { return shared.count(DropReason::Malformed) };
         match self.relay.try_send(packet) {
             Ok(()) => drop(shared.relayed.fetch_add(1, Ordering::Relaxed)),

@@ -320,13 +320,90 @@ pub fn exchange(lab: &Lab, from: &str, to: &str, address: &str, octets: usize) -
     }
 }
 
-/// What of ours is in a namespace: interfaces, routes, proxy neighbours, nft table.
+/// What of ours is in a namespace: interfaces, routes, rules, proxy neighbours, nft table.
 pub fn traces(lab: &Lab, name: &str) -> String {
     lab.sh(
         name,
-        "ip -o link | grep fab- || true; ip -4 route show table all proto 84; \
+        "ip -o link | grep fab- || true; ip -4 route show table all proto 84; ip rule | grep fab- || true; \
          ip neigh show proxy; nft list ruleset",
     )
+}
+
+/// Each of two leaves reaches another hub, and each hub the other: the clients reach each other with their own
+/// addresses, large TCP passes uncut, the hub's own packets take no such way, and what goes round is impossible: with
+/// both hubs sent to each other for a leaf, a packet for it ends at the second.
+pub fn hubs_relay_for_each_other(choices: [Choice; 2]) {
+    let mut lab = sites(1500);
+    lab.add("hub2");
+    lab.cable(("net", "to-hub2", "198.51.103.1/24"), ("hub2", "wan", "198.51.103.2/24"), 1500);
+    lab.sh("hub2", "ip route add default via 198.51.103.1");
+    let places = [HUB.parse().unwrap(), "198.51.103.2:51820".parse::<SocketAddr>().unwrap()];
+    let at = |n: u8| Ipv4Addr::new(10, 255, 0, n);
+    let (first, second) = (at(1), at(5));
+    let of_hub = |own: u8, other: u8, beyond: &[(Ipv4Addr, Ipv4Addr)]| {
+        let mut wished = hub_wish(&[2, 3]);
+        let wireguard = wished.wireguard.as_mut().unwrap();
+        wireguard.private_key = key(own);
+        wireguard.addresses = [at(own).into()].into();
+        let endpoint = Some(places[usize::from(other == 5)]);
+        let peer = WireguardPeer { endpoint, allowed_ips: [at(other).into()].into(), keepalive_secs: 25 };
+        wireguard.peers.insert(key(other).public(), peer);
+        let (mtu, overlay) = (wireguard.mtu - 20, net("10.255.0.0/20"));
+        let (hubs, beyond) = ([at(other)].into(), beyond.iter().copied().collect());
+        wished.relay = Some(Relay { local: at(own), overlay, mtu, hubs, beyond });
+        wished
+    };
+    let of_leaf = |n: u8, hub: u8, remote: &str, owner: u8| {
+        let mut wished = leaf_wish(n, 1500, &[(remote, owner)]);
+        let mtus = dataplane::mtu::mtus(1500, false).with_room_to_relay();
+        wished.tunnel = Some(Tunnel { local: at(n), mtu: mtus.tunnel });
+        wished.filter.clamp = Some(mtus.mss);
+        let wireguard = wished.wireguard.as_mut().unwrap();
+        let mut peer = wireguard.peers.pop_first().unwrap().1;
+        peer.endpoint = Some(places[usize::from(hub == 5)]);
+        wireguard.peers.insert(key(hub).public(), peer);
+        wished
+    };
+    let mut hub = lab.node("hub", choices[0]);
+    let mut hub2 = lab.node("hub2", choices[1]);
+    hub.wish(&of_hub(1, 5, &[(at(3), second)]));
+    let report = hub2.wish(&of_hub(5, 1, &[(at(2), first)]));
+    assert_eq!(report.beyond, [(at(2), first)].into());
+    let (mut a, mut b) = (lab.node("a", choices[0]), lab.node("b", choices[1]));
+    a.wish(&of_leaf(2, 1, "10.82.10.20/32", 3));
+    b.wish(&of_leaf(3, 5, "10.81.10.20/32", 2));
+    eventually("first ping", Duration::from_secs(8), || ping(&lab, "ca", "10.82.10.20"));
+    assert_eq!(exchange(&lab, "ca", "cb", "10.82.10.20", 1 << 20), addr("10.81.10.20"));
+    assert_eq!(exchange(&lab, "cb", "ca", "10.81.10.20", 1 << 20), addr("10.82.10.20"));
+    assert!(lab.ok("ca", "ping -c1 -W1 -M do -s 1372 10.82.10.20"), "1,400 octets pass uncut");
+    assert!(!ping(&lab, "hub", "10.255.0.3"), "the hub's own packets are not passed on");
+    assert!(ping(&lab, "hub", "10.255.0.5") && ping(&lab, "hub", "10.255.0.2"));
+    // A slow kernel says something over IPv6 into a new device before that is turned off, which is malformed.
+    let lost = |report: &Report| -> u64 {
+        report
+            .drops
+            .iter()
+            .filter(|(why, _)| **why != dataplane::view::DropReason::Malformed)
+            .map(|(_, n)| n)
+            .sum()
+    };
+    for (report, choice) in [(hub.report(), choices[0]), (hub2.report(), choices[1])] {
+        assert!(report.converged && report.repairs == 0 && lost(&report) == 0, "{report:?}");
+        assert!(choice != Choice::InProcess || report.passed_on > 100, "{report:?}");
+    }
+
+    // Either hub takes the other to have the leaf.
+    hub2.wish(&of_hub(5, 1, &[(at(2), first), (at(3), first)]));
+    assert!(ping(&lab, "ca", "10.82.10.20"), "what was passed on is given to the leaf, never back");
+    // And back: the leaf comes to the first hub too, in whose hands everything is then.
+    hub.wish(&of_hub(1, 5, &[]));
+    b.wish(&of_leaf(3, 1, "10.81.10.20/32", 2));
+    eventually("direct again", Duration::from_secs(8), || ping(&lab, "ca", "10.82.10.20"));
+    assert_eq!(hub.report().beyond, BTreeMap::new());
+    for (name, node) in [("hub", hub), ("hub2", hub2), ("a", a), ("b", b)] {
+        node.remove();
+        assert_eq!(traces(&lab, name), "", "{name} leaves nothing");
+    }
 }
 
 /// An address that two leaves serve.

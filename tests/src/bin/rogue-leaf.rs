@@ -84,6 +84,7 @@ fn wished(admission: &Admission, private_key: PrivateKey) -> Option<Wished> {
         wireguard: Some(wireguard),
         second: None,
         tunnel: Some(Tunnel { local: admission.overlay, mtu: mtus.tunnel }),
+        relay: None,
         routes: BTreeMap::from([(overlay, Target::Wireguard)]),
         captures: BTreeSet::new(),
         filter: Filter::default(),

@@ -1,0 +1,112 @@
+//! The one task on the hub that turns admissions, and who has a session, into peers, policies and kernel state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgp::io::{Neighbor, Speaker};
+use bgp::settings::PeerOptions;
+use dataplane::io::Dataplane;
+use dataplane::state::{PrivateKey, PublicKey};
+use enrollment::registry::Admissions;
+use tokio::sync::watch;
+
+use crate::run::{APPLY_LIMIT, converged, dynamic_peers, liveness, wireguard_mtu};
+use crate::{hub, peering};
+
+/// The number of the wish that is in force before this task begins.
+pub(crate) const FIRST_WISH: u64 = 1;
+/// How long after a rotation the hub changes the leaf's tunnel.
+const SWITCH_AFTER: Duration = Duration::from_millis(30);
+/// The shortest time between two looks at the sessions.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The task that turns each new set of admissions into peers, policies and kernel state.
+pub(crate) struct Derive {
+    pub(crate) config: config::Hub,
+    /// The neighbours that the configuration names.
+    pub(crate) named: Vec<Neighbor>,
+    /// Those of the configuration's dynamic peers, in their order.
+    pub(crate) options: Vec<PeerOptions>,
+    pub(crate) key: PrivateKey,
+    pub(crate) port: u16,
+    pub(crate) dataplane: Dataplane,
+    pub(crate) speaker: Speaker,
+    pub(crate) applied: watch::Sender<u64>,
+}
+
+impl Derive {
+    /// Where the leaves with fresh keys are, by their new keys. It takes the time that a leaf needs to hear the answer
+    /// over its old tunnel and to put its own fresh key in force; then the hub calls it.
+    async fn endpoints(&self, rotated: BTreeMap<PublicKey, PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
+        let answered = tokio::time::Instant::now() + SWITCH_AFTER;
+        self.dataplane.recheck().await;
+        let report = self.dataplane.report().borrow().clone();
+        let place = |old| report.peers.iter().find(|peer| peer.public_key == old)?.endpoint;
+        let calls = rotated.into_iter().filter_map(|(new, old)| Some((new, place(old)?))).collect();
+        tokio::time::sleep_until(answered).await;
+        calls
+    }
+
+    /// Leaves and the other hub, as the registry has them.
+    async fn tell_speaker(&self, now: &Admissions) {
+        let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
+        self.speaker
+            .set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering))
+            .await;
+        let mut peers = dynamic_peers(&self.config, &self.options, Some(now));
+        peers.extend(peering.dialling);
+        self.speaker.set_dynamic_peers(peers).await;
+        self.speaker
+            .set_neighbors(peering.dialled.into_iter().chain(self.named.iter().cloned()).collect())
+            .await;
+    }
+
+    /// The neighbours with a session, as far as they matter: alone, a hub reaches nobody through another.
+    async fn established(&self, now: &Admissions) -> BTreeSet<IpAddr> {
+        match now.hubs.is_empty() {
+            true => BTreeSet::new(),
+            false => self.speaker.established().await.unwrap_or_default(),
+        }
+    }
+
+    pub(crate) async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
+        let mut sessions = self.speaker.remembered_changes();
+        let mut before = admissions.borrow().clone();
+        let (mut wish, mut last, mut calls) = (FIRST_WISH, None, BTreeMap::new());
+        loop {
+            let now = admissions.borrow_and_update().clone();
+            sessions.mark_unchanged();
+            let established = self.established(&now).await;
+            let news = last.is_none() || !Arc::ptr_eq(&before, &now);
+            if news {
+                let rotated = hub::rotated(&before, &now);
+                calls = if rotated.is_empty() { BTreeMap::new() } else { self.endpoints(rotated).await };
+                before = now.clone();
+            }
+            let (key, mtu) = (self.key.clone(), wireguard_mtu(&now));
+            let wished = hub::wished(&now, key, self.port, mtu, &calls, &established);
+            if last.as_ref() != Some(&wished) {
+                wish += 1;
+                last = Some(wished.clone());
+                self.dataplane.wish(wish, wished);
+            }
+            if news {
+                self.tell_speaker(&now).await;
+            }
+            if let Err(error) = converged(&self.dataplane, wish, APPLY_LIMIT).await {
+                tracing::warn!("{error}");
+            }
+            self.applied.send_replace(now.generation);
+            // Sessions of many leaves that come and go together are looked at together.
+            let paused = tokio::time::sleep(if news { Duration::ZERO } else { PAUSE });
+            tokio::select! {
+                changed = admissions.changed() => if changed.is_err() { return },
+                changed = async { paused.await; sessions.changed().await }, if !now.hubs.is_empty() => {
+                    if changed.is_err() { return }
+                }
+            }
+        }
+    }
+}
