@@ -78,6 +78,7 @@ families! {
     RESTARTING "fabric_bgp_restarting" Gauge [] "1 while End-of-RIB is held back after a restart.";
     REFUSED "fabric_bgp_connections_refused_total" Counter ["reason"] "Connections refused.";
     MD5 "fabric_bgp_md5_dropped_total" Counter ["kind"] "Segments that the kernel dropped for TCP-MD5, on the whole host.";
+    TTL "fabric_bgp_ttl_dropped_total" Counter [] "Segments that the kernel dropped because they came from too far off (GTSM), on the whole host.";
     REJECTED "fabric_bgp_rejected_routes" Gauge ["reason"] "Routes of neighbours that are kept out now.";
     OMITTED "fabric_bgp_peers_omitted" Gauge [] "Neighbours without lines of their own: only the first 500 by name have some.";
     UP "fabric_bgp_peer_established" Gauge ["peer"] "1 while the session is Established.";
@@ -198,6 +199,7 @@ fn whole(page: &mut Page, speaker: &SpeakerView) {
     page.number(&RESTARTING, bit(speaker.restarting));
     page.family(&REFUSED, labelled(&speaker.refused));
     page.family(&MD5, labelled(&speaker.md5_dropped));
+    page.number(&TTL, speaker.ttl_dropped as f64);
 }
 
 fn neighbors(page: &mut Page, peers: &[PeerView]) {
