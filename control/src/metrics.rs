@@ -70,6 +70,7 @@ families! {
     BUILD "fabric_build_info" Gauge ["role", "version"] "Always 1; the role and version of the daemon.";
     UPTIME "fabric_uptime_seconds" Gauge [] "Seconds since the daemon started.";
     READY "fabric_ready" Gauge [] "1 when the node says Ready, else 0.";
+    ADMIN_REFUSED "fabric_administration_refused_total" Counter [] "Requests on the administration socket that were refused for who asked.";
     SESSIONS "fabric_bgp_sessions" Gauge ["state"] "Neighbours by the state of their session.";
     PREFIXES "fabric_bgp_prefixes" Gauge [] "Prefixes with a best path.";
     PATHS "fabric_bgp_paths" Gauge [] "Paths held, rejected ones included.";
@@ -179,6 +180,7 @@ fn node(page: &mut Page, status: &NodeStatus, now: u64) {
     page.family(&BUILD, [(vec![status.role.clone(), status.version.clone()], 1.0)]);
     page.number(&UPTIME, status.uptime_secs as f64);
     page.number(&READY, bit(status.phase == "Ready"));
+    page.number(&ADMIN_REFUSED, status.administration_refused as f64);
     if let Some(dumps) = &status.mrt_dump {
         page.number(&MRT_WRITTEN, dumps.written as f64);
         page.number(&MRT_FAILED, dumps.failed as f64);
