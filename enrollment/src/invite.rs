@@ -159,6 +159,11 @@ impl Invite {
         self.secret.mac_key()
     }
 
+    /// The key that proves to the hub that made the invite, over TLS, that its WireGuard key is held.
+    pub fn door_key(&self) -> MacKey {
+        MacKey::shared(&self.secret.wireguard_private_key(), &self.hub_wireguard_key)
+    }
+
     /// Where the enrollment API answers inside the foyer tunnel.
     pub fn api_address(&self) -> SocketAddr {
         SocketAddr::from((self.foyer_hub, self.api_port))

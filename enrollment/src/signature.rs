@@ -1,7 +1,7 @@
 //! What is signed and how: a domain and exact bytes, each with its length before it, under HMAC-SHA256 or Ed25519.
 
-use crate::identity::SigningKey;
-use ring::{digest, hmac, signature};
+use crate::identity::{SigningKey, WireguardKey};
+use ring::{digest, hkdf, hmac, signature};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The bytes that a signature covers: the domain and each part, each with its length (4 bytes, big endian) before it.
@@ -31,6 +31,18 @@ impl MacKey {
     /// The key with these bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// The key that the holders of two X25519 key pairs have in common, and nobody who knows the public halves alone.
+    pub fn shared(private: &[u8; 32], other: &WireguardKey) -> Self {
+        let private = x25519_dalek::StaticSecret::from(*private);
+        let common = private.diffie_hellman(&x25519_dalek::PublicKey::from(other.0));
+        let mut out = [0; 32];
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"fabric-door-1").extract(common.as_bytes());
+        prk.expand(&[b"mac"], hkdf::HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut out))
+            .expect("32 bytes are within HKDF's limit");
+        Self(out)
     }
 
     /// The code over a domain and parts.

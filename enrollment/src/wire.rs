@@ -101,6 +101,9 @@ impl Operation {
 /// The domain of the proof that the sender holds the signing key that an enroll request registers.
 pub const POSSESSION_DOMAIN: &str = "fabric/1 possession enroll";
 
+/// The domain of the proof that comes with an enroll request over TLS ([`Envelope::through_door`]).
+pub const DOOR_DOMAIN: &str = "fabric/1 door enroll";
+
 /// The same for a rotate request.
 pub const ROTATE_POSSESSION_DOMAIN: &str = "fabric/1 possession rotate";
 
@@ -157,22 +160,37 @@ pub struct Envelope {
     /// Enroll and rotate alone: Ed25519 by the key that is registered, over the same payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possession: Option<Blob>,
+    /// Enroll over TLS alone: HMAC-SHA256 by what the invite's WireGuard key and the hub's have in common.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<Blob>,
 }
 
 impl Envelope {
+    /// The same request as it is made over TLS, with the proof that its sender holds the invite's WireGuard key. In the
+    /// foyer the handshake proves it; without either, who has read the hub's registry could use its open invites.
+    pub fn through_door(mut self, key: &MacKey) -> Self {
+        self.door = Some(Blob(key.sign(DOOR_DOMAIN, &[&self.payload.0])));
+        self
+    }
+
+    /// Whether that proof is there and right.
+    pub fn came_through_door(&self, key: &MacKey) -> bool {
+        self.door.as_ref().is_some_and(|proof| key.verify(DOOR_DOMAIN, &[&self.payload.0], &proof.0))
+    }
+
     /// The first request, signed by the invite's key, with the proof of the leaf's own.
     pub fn enroll(request: &EnrollRequest, mac: &MacKey, keys: &SigningKeyPair) -> Self {
         let payload = bytes_of(request);
         let signature = Blob(mac.sign(Operation::Enroll.request_domain(), &[&payload]));
         let possession = Some(Blob(keys.sign(POSSESSION_DOMAIN, &[&payload])));
-        Self { payload: Blob(payload), signature, possession }
+        Self { payload: Blob(payload), signature, possession, door: None }
     }
 
     /// A later request, signed by the leaf's own key.
     pub fn signed<T: Serialize>(operation: Operation, request: &T, keys: &SigningKeyPair) -> Self {
         let payload = bytes_of(request);
         let signature = Blob(keys.sign(operation.request_domain(), &[&payload]));
-        Self { payload: Blob(payload), signature, possession: None }
+        Self { payload: Blob(payload), signature, possession: None, door: None }
     }
 
     /// A rotation, signed by the old key, with the proof of the new one.
@@ -180,7 +198,7 @@ impl Envelope {
         let payload = bytes_of(request);
         let signature = Blob(old.sign(Operation::Rotate.request_domain(), &[&payload]));
         let possession = Some(Blob(new.sign(ROTATE_POSSESSION_DOMAIN, &[&payload])));
-        Self { payload: Blob(payload), signature, possession }
+        Self { payload: Blob(payload), signature, possession, door: None }
     }
 
     /// The payload's content.

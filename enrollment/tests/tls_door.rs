@@ -11,6 +11,8 @@ use enrollment::io::listener::serve_tls;
 use enrollment::io::tls_door::{FILE, ServerKey};
 use enrollment::policy::InviteOrder;
 use enrollment::reason::ReasonCode;
+use enrollment::signature::MacKey;
+use enrollment::wire::{Challenge, ChallengeAnswer, ChallengeRequest, Operation};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +89,30 @@ async fn a_leaf_joins_over_tls() {
     assert_eq!(client::enroll(&plain, &invite, &keys(1), &[]).await.unwrap_err().code, ReasonCode::HubSilent);
     // A string for a hub names no door: hubs join through the foyer.
     assert!(house.hub.registry.create_hub_invite(name("hub-2"), 60).await.ok().unwrap().tls.is_none());
+}
+
+/// Who has read the registry has what verifies an open invite, and can sign by it. Over TLS that opens nothing, as it
+/// opens no foyer tunnel: the proof of the invite's WireGuard key is missing, and none of another key will do.
+#[tokio::test]
+async fn a_stolen_registry_opens_no_door() {
+    let house = house(Limits::default()).await;
+    let invite = house.hub.invite(order("aws", &[])).await;
+    let other = house.hub.invite(order("oci", &[])).await;
+    // All that the registry has of it: the verifier, and the public half of its WireGuard key.
+    let stolen = |challenge| enroll_envelope(&invite, &keys(1), challenge, &[]);
+    let wrong = MacKey::shared(&keys(1).wireguard_private_key(), &invite.hub_wireguard_key);
+    for proof in [None, Some(wrong), Some(other.door_key()), Some(MacKey::new([0; 32]))] {
+        let mut stream = tls(&house).await;
+        let body = json(&ChallengeRequest { nonce: Challenge([5; 32]) });
+        let (_, answer) = exchange(&mut stream, "POST", Operation::Challenge.path(), &body).await;
+        let told = answer.open::<ChallengeAnswer>(Operation::Challenge, &body, &house.hub.keys.signing_key());
+        let envelope = stolen(told.unwrap().challenge);
+        let body = json(&proof.iter().fold(envelope, |envelope, key| envelope.through_door(key)));
+        let (status, answer) = exchange(&mut stream, "POST", Operation::Enroll.path(), &body).await;
+        let refusal = refusal(Operation::Enroll, &body, &answer, &house.hub.keys.signing_key());
+        assert_eq!((status, refusal.code), (401, ReasonCode::SignatureInvalid), "{refusal}");
+    }
+    client::enroll(&door(&invite), &invite, &keys(1), &[]).await.unwrap();
 }
 
 /// The address on the underlay is known for sure there: an invite for other sources is not good.

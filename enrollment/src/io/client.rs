@@ -200,7 +200,10 @@ pub async fn join(
         claims: claims.to_vec(),
         replace,
     };
-    let envelope = Envelope::enroll(&request, &invite.mac_key(), keys.signing());
+    let mut envelope = Envelope::enroll(&request, &invite.mac_key(), keys.signing());
+    if api.tls.is_some() {
+        envelope = envelope.through_door(&invite.door_key());
+    }
     connection.exchange(Operation::Enroll, wire::bytes_of(&envelope)).await
 }
 

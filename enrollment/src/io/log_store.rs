@@ -91,6 +91,11 @@ impl Log {
         &self.ends.heads
     }
 
+    /// This hub's keys.
+    pub fn keys(&self) -> &NodeKeys {
+        &self.keys
+    }
+
     /// What signs this hub's entries.
     pub fn signing(&self) -> &SigningKeyPair {
         self.keys.signing()

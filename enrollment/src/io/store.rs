@@ -6,7 +6,7 @@ use super::database::{self, Address};
 use super::keys::{self, NodeKeys};
 use super::log_store::{self, Log};
 use super::schema;
-use crate::admit::{self, Decision, Origin};
+use crate::admit::{self, Decision, Door, Origin};
 use crate::approval::{self, Verdict};
 use crate::identity::{InviteId, LeafName};
 use crate::invite::{Invite, InviteSecret};
@@ -15,6 +15,7 @@ use crate::log::Actor;
 use crate::policy::{HubSettings, InviteOrder};
 use crate::reason::{ReasonCode, Refusal};
 use crate::registry::{Admissions, Change, State};
+use crate::signature::MacKey;
 use crate::topology::Admission;
 use crate::view::{self, AuditEntryView, AuditReport, ClaimHistoryView, DatabaseView, RegistryView};
 use crate::wire::{EnrollRequest, Envelope, Operation};
@@ -245,7 +246,9 @@ impl Registry {
     pub async fn enroll(&self, envelope: Envelope, origin: impl Into<Origin>) -> Result<Granted, Refusal> {
         let origin = origin.into();
         self.change(move |owner| {
-            let actor = envelope.open::<EnrollRequest>().map(|request| Actor::Invited(request.invite))?;
+            let id = envelope.open::<EnrollRequest>()?.invite;
+            owner.check_door(&envelope, &id, origin)?;
+            let actor = Actor::Invited(id);
             owner.decide(Some(actor), Operation::Enroll, |state, now| {
                 admit::enroll(state, &envelope, origin, now)
             })
@@ -458,6 +461,20 @@ impl Owner {
         if self.state.settle(self.lease_time(now)) {
             self.state.generation += 1;
             self.batch.publishes();
+        }
+    }
+
+    /// Who enrolls over TLS proves what a handshake in the foyer proves.
+    fn check_door(&self, envelope: &Envelope, id: &InviteId, origin: Origin) -> Result<(), Refusal> {
+        // An invite that is not known is refused by the judgement.
+        let (Door::Tls, Some(invite)) = (origin.door, self.state.invite(id)) else { return Ok(()) };
+        let key = MacKey::shared(&self.log.keys().wireguard_private_key(), &invite.wireguard_key);
+        match envelope.came_through_door(&key) {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                ReasonCode::SignatureInvalid,
+                "over TLS a request proves that its sender holds the invite's WireGuard key; this one does not",
+            )),
         }
     }
 

@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 pub const NOW: u64 = 1_800_000_000;
@@ -217,7 +217,10 @@ pub fn json<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// One HTTP exchange on an open connection.
-pub async fn exchange(stream: &mut TcpStream, method: &str, path: &str, body: &[u8]) -> (u16, SignedAnswer) {
+pub async fn exchange<S>(stream: &mut S, method: &str, path: &str, body: &[u8]) -> (u16, SignedAnswer)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let head = format!("{method} {path} HTTP/1.1\r\nhost: hub\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.unwrap();
     // The hub may refuse before it has read a large body; what cannot be written then does not matter.
@@ -225,7 +228,7 @@ pub async fn exchange(stream: &mut TcpStream, method: &str, path: &str, body: &[
     read_answer(stream).await
 }
 
-pub async fn read_answer(stream: &mut TcpStream) -> (u16, SignedAnswer) {
+pub async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> (u16, SignedAnswer) {
     let read = async {
         let mut bytes = Vec::new();
         loop {
