@@ -146,7 +146,42 @@ resource! {
     }
 }
 
-resource! {
+/// A resource of BGP neighbours: its own keys, then those that every neighbour has. `bfd` and `key` are the words on two
+/// of them that depend on how many neighbours there are.
+macro_rules! neighbors {
+    (
+        bfd: $bfd:literal,
+        key: $key:literal,
+        $(#[doc = $doc:literal])+
+        $struct:ident { $($own:tt)+ }
+    ) => { resource! {
+        $(#[doc = $doc])+
+        $struct {
+            $($own)+
+            #[doc = $bfd]
+            bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
+            #[doc = $key]
+            tcp_md5_key_file: Option<FilePath> = "tcpMD5KeyFile", Maybe(FILE),
+                Fallback::Derived("none: connections are not signed", |_| Some(None));
+            /// How many hops away the neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
+            max_hops: Option<u8> = "maxHops", Maybe(HOPS),
+                Fallback::Derived("none: any distance", |_| Some(None));
+            /// How many paths of a prefix are sent, each with its path identifier, to a neighbour that asks for them (ADD-PATH, RFC 7911).
+            add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
+            /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
+            add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
+            /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486).
+            max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
+                Fallback::Derived("none beyond what an admission says", |_| Some(None));
+            /// At which share of its prefix limit, `maxPrefixes` or its admission's, a neighbour is warned of in the log, in percent.
+            prefix_warning_percent: u8 = "prefixWarningPercent", PERCENT, Fallback::Value(|| 75);
+        }
+    } };
+}
+
+neighbors! {
+    bfd: " BFD with each of these neighbours while its BGP session is Established (RFC 5880).",
+    key: " File (mode 0600) with the TCP-MD5 key (RFC 2385), 1 to 80 octets, that all neighbours of this range sign with; a line end after it is not part of the key.",
     /// BGP neighbours that no configuration names: accepted by source prefix, bound to their enrollment.
     BgpDynamicPeer {
         /// Where neighbours may connect from.
@@ -162,27 +197,12 @@ resource! {
         limit: u32 = "limit", Whole::<u32>::range(1, 100_000), Fallback::Value(|| 1000);
         /// Who is accepted.
         admission: PeerAdmission = "admission", ADMISSIONS, Fallback::Value(|| PeerAdmission::Enrolled);
-        /// BFD with each of these neighbours while its BGP session is Established (RFC 5880).
-        bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
-        /// File (mode 0600) with the TCP-MD5 key (RFC 2385), 1 to 80 octets, that all neighbours of this range sign with; a line end after it is not part of the key.
-        tcp_md5_key_file: Option<FilePath> = "tcpMD5KeyFile", Maybe(FILE),
-            Fallback::Derived("none: connections are not signed", |_| Some(None));
-        /// How many hops away a neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
-        max_hops: Option<u8> = "maxHops", Maybe(HOPS),
-            Fallback::Derived("none: any distance", |_| Some(None));
-        /// How many paths of a prefix are sent, each with its path identifier, to a neighbour that asks for them (ADD-PATH, RFC 7911).
-        add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
-        /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
-        add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
-        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486).
-        max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
-            Fallback::Derived("none beyond what an admission says", |_| Some(None));
-        /// At which share of its prefix limit, `maxPrefixes` or its admission's, a neighbour is warned of in the log, in percent.
-        prefix_warning_percent: u8 = "prefixWarningPercent", PERCENT, Fallback::Value(|| 75);
     }
 }
 
-resource! {
+neighbors! {
+    bfd: " BFD with this neighbour while its BGP session is Established (RFC 5880).",
+    key: " File (mode 0600) with the TCP-MD5 key (RFC 2385), 1 to 80 octets, that both ends sign with; a line end after it is not part of the key.",
     /// A BGP neighbour that this node dials, such as a router of another make.
     BgpPeer {
         /// The neighbour's address.
@@ -199,23 +219,6 @@ resource! {
         /// Hold time in seconds offered to this neighbour.
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME,
             Fallback::Derived("the `holdTimeSecs` of the BGPRouter", |c| Some(c.hold_time_secs));
-        /// BFD with this neighbour while its BGP session is Established (RFC 5880).
-        bfd: Bfd = "bfd", BfdMapping, Fallback::Value(|| Bfd::OFF);
-        /// File (mode 0600) with the TCP-MD5 key (RFC 2385), 1 to 80 octets, that both ends sign with; a line end after it is not part of the key.
-        tcp_md5_key_file: Option<FilePath> = "tcpMD5KeyFile", Maybe(FILE),
-            Fallback::Derived("none: connections are not signed", |_| Some(None));
-        /// How many hops away the neighbour may be: packets from further off are dropped (GTSM, RFC 5082). The neighbour must send with TTL 255.
-        max_hops: Option<u8> = "maxHops", Maybe(HOPS),
-            Fallback::Derived("none: any distance", |_| Some(None));
-        /// How many paths of a prefix are sent, each with its path identifier, to a neighbour that asks for them (ADD-PATH, RFC 7911).
-        add_path_send: AddPathSend = "addPathSend", ADD_PATH_SEND, Fallback::Value(|| AddPathSend::None);
-        /// Whether several paths of a prefix are taken from a neighbour that offers them (ADD-PATH, RFC 7911).
-        add_path_receive: bool = "addPathReceive", Flag, Fallback::Value(|| false);
-        /// How many accepted paths of one family a neighbour may hold; one more ends its session (RFC 4486).
-        max_prefixes: Option<u32> = "maxPrefixes", Maybe(Whole::<u32>::range(1, 10_000_000)),
-            Fallback::Derived("none beyond what an admission says", |_| Some(None));
-        /// At which share of its prefix limit, `maxPrefixes` or its admission's, a neighbour is warned of in the log, in percent.
-        prefix_warning_percent: u8 = "prefixWarningPercent", PERCENT, Fallback::Value(|| 75);
     }
 }
 
