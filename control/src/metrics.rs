@@ -16,7 +16,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bgp::view::{PeerView, SpeakerView, StationView};
-use dataplane::view::Report;
+use dataplane::view::{Report, WireguardPeerView};
+use enrollment::exchange::ReplicaView;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -172,6 +173,16 @@ fn counted<T: ToString>(labels: impl IntoIterator<Item = T>) -> BTreeMap<String,
     counts
 }
 
+/// A family with one label, and what it says of a thing; `None`: nothing.
+type Column<'a, T> = (&'a Family, fn(&T) -> Option<f64>);
+
+/// A family for each column, with a line for each thing that has a name.
+fn lines<T>(page: &mut Page, named: &[(String, &T)], columns: &[Column<'_, T>]) {
+    for (family, of) in columns {
+        page.family(family, named.iter().filter_map(|(name, thing)| Some((vec![name.clone()], of(thing)?))));
+    }
+}
+
 fn bit(on: bool) -> f64 {
     f64::from(u8::from(on))
 }
@@ -212,8 +223,7 @@ fn neighbors(page: &mut Page, peers: &[PeerView]) {
     }
     page.family(&REJECTED, labelled(&rejected));
     page.number(&OMITTED, peers.len().saturating_sub(NAMED) as f64);
-    type Of = fn(&PeerView) -> Option<f64>;
-    let each: [(&Family, Of); 18] = [
+    let columns: [Column<PeerView>; 18] = [
         (&UP, |p| Some(bit(p.state == "Established"))),
         (&ESTABLISHED, |p| Some(p.established_count as f64)),
         (&ACCEPTED, |p| Some(p.prefixes_accepted as f64)),
@@ -233,10 +243,7 @@ fn neighbors(page: &mut Page, peers: &[PeerView]) {
         (&DISCARDED, |p| Some(p.attributes_discarded as f64)),
         (&SLOW, |p| Some(bit(p.slow))),
     ];
-    let named = named(peers);
-    for (family, of) in each {
-        page.family(family, named.iter().filter_map(|(name, p)| Some((vec![name.clone()], of(p)?))));
-    }
+    lines(page, &named(peers), &columns);
 }
 
 /// The neighbours with lines of their own. A name is not unique where a configured neighbour is called as a leaf is:
@@ -251,40 +258,35 @@ fn named(peers: &[PeerView]) -> Vec<(String, &PeerView)> {
 }
 
 fn liveness(page: &mut Page, peers: &[PeerView]) {
-    let all: Vec<_> =
-        named(peers).into_iter().filter_map(|(name, p)| Some((name, p.bfd.as_ref()?))).collect();
-    type Of = fn(&bfd::view::SessionView) -> f64;
-    let each: [(&Family, Of); 4] = [
-        (&BFD_UP, |b| bit(b.state == "Up")),
-        (&BFD_DOWNS, |b| b.downs as f64),
-        (&BFD_IN, |b| b.packets_in as f64),
-        (&BFD_OUT, |b| b.packets_out as f64),
+    let columns: [Column<bfd::view::SessionView>; 4] = [
+        (&BFD_UP, |b| Some(bit(b.state == "Up"))),
+        (&BFD_DOWNS, |b| Some(b.downs as f64)),
+        (&BFD_IN, |b| Some(b.packets_in as f64)),
+        (&BFD_OUT, |b| Some(b.packets_out as f64)),
     ];
-    for (family, of) in each {
-        page.family(family, all.iter().map(|(name, b)| (vec![name.clone()], of(b))));
-    }
+    let with = named(peers).into_iter().filter_map(|(name, p)| Some((name, p.bfd.as_ref()?)));
+    lines(page, &with.collect::<Vec<_>>(), &columns);
 }
 
 fn stations(page: &mut Page, stations: &[StationView]) {
-    type Of = fn(&StationView) -> f64;
-    let each: [(&Family, Of); 4] = [
-        (&BMP_UP, |s| bit(s.state == "monitoring")),
-        (&BMP_SENT, |s| s.messages_sent as f64),
-        (&BMP_DROPPED, |s| s.messages_dropped as f64),
-        (&BMP_QUEUED, |s| s.queued_bytes as f64),
+    let columns: [Column<StationView>; 4] = [
+        (&BMP_UP, |s| Some(bit(s.state == "monitoring"))),
+        (&BMP_SENT, |s| Some(s.messages_sent as f64)),
+        (&BMP_DROPPED, |s| Some(s.messages_dropped as f64)),
+        (&BMP_QUEUED, |s| Some(s.queued_bytes as f64)),
     ];
-    for (family, of) in each {
-        page.family(family, stations.iter().map(|s| (vec![s.address.to_string()], of(s))));
-    }
+    let named = stations.iter().map(|s| (s.address.to_string(), s));
+    lines(page, &named.collect::<Vec<_>>(), &columns);
 }
 
 fn replication(page: &mut Page, replication: &ReplicationStatus) {
-    let name = |h: &enrollment::exchange::ReplicaView| vec![h.hub.name.to_string()];
-    let hubs = &replication.hubs;
-    page.family(&LAG, hubs.iter().map(|h| (name(h), h.lag_entries as f64)));
-    page.family(&IN_STEP, hubs.iter().map(|h| (name(h), bit(h.state == "in-step"))));
-    let answered = hubs.iter().filter_map(|h| Some((name(h), h.answered_secs_ago? as f64)));
-    page.family(&ANSWERED, answered);
+    let columns: [Column<ReplicaView>; 3] = [
+        (&LAG, |h| Some(h.lag_entries as f64)),
+        (&IN_STEP, |h| Some(bit(h.state == "in-step"))),
+        (&ANSWERED, |h| h.answered_secs_ago.map(|secs| secs as f64)),
+    ];
+    let named = replication.hubs.iter().map(|h| (h.hub.name.to_string(), h));
+    lines(page, &named.collect::<Vec<_>>(), &columns);
 }
 
 fn dataplane(page: &mut Page, report: &Report) {
@@ -299,10 +301,13 @@ fn dataplane(page: &mut Page, report: &Report) {
     page.number(&RELAYED, report.relayed as f64);
     page.number(&PASSED_ON, report.passed_on as f64);
     page.number(&FINDINGS, report.findings.len() as f64);
-    let tunnels = || report.peers.iter().take(NAMED).map(|p| (vec![p.public_key.to_string()], p));
-    page.family(&WG_AGE, tunnels().filter_map(|(key, p)| Some((key, p.last_handshake_secs_ago? as f64))));
-    page.family(&WG_IN, tunnels().map(|(key, p)| (key, p.rx_bytes as f64)));
-    page.family(&WG_OUT, tunnels().map(|(key, p)| (key, p.tx_bytes as f64)));
+    let columns: [Column<WireguardPeerView>; 3] = [
+        (&WG_AGE, |p| p.last_handshake_secs_ago.map(|secs| secs as f64)),
+        (&WG_IN, |p| Some(p.rx_bytes as f64)),
+        (&WG_OUT, |p| Some(p.tx_bytes as f64)),
+    ];
+    let tunnels = report.peers.iter().take(NAMED).map(|p| (p.public_key.to_string(), p));
+    lines(page, &tunnels.collect::<Vec<_>>(), &columns);
 }
 
 /// Looks at the node when somebody asks.
