@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use bgp::view::PeerView;
 
+pub mod stale;
+
 /// A network namespace with its processes; both go with it.
 #[derive(Debug)]
 pub struct Space {
@@ -68,10 +70,15 @@ impl Space {
 
     /// Starts BIRD with this configuration; [`Space::birdc`] asks it.
     pub fn start_bird(&mut self, dir: &Path, config: &str) {
+        self.start_bird_as("bird", dir, config);
+    }
+
+    /// The same under a name of its own, where there are several that are killed one by one.
+    pub fn start_bird_as(&mut self, name: &str, dir: &Path, config: &str) {
         let at = |name: &str| dir.join(name).display().to_string();
         std::fs::write(dir.join("bird.conf"), config).expect("the configuration is written");
         let argv = ["bird", "-f", "-c", &at("bird.conf"), "-s", &at("bird.ctl"), "-P", &at("bird.pid")];
-        self.start(dir, "bird", &argv);
+        self.start(dir, name, &argv);
     }
 
     /// What BIRD answers.

@@ -4,39 +4,19 @@
 use std::path::Path;
 use std::time::Duration;
 
+use fabric_tests::space::stale::{HUB, REFLECTOR, bird, has_and_marked};
 use fabric_tests::space::{Space, peers, until};
 
-const HUB: &str = "10.8.0.1";
 const ROUTE: &str = "10.77.0.1/32";
 const LIMIT: Duration = Duration::from_secs(40);
-
-const REFLECTOR: &str = "\
-apiVersion: net.routerd.net/v1alpha1
-kind: BGPRouter
-metadata: {name: reflector}
-spec: {asn: 65000, routerID: 10.8.0.1, listen: [\"10.8.0.1:1790\"], longLivedStaleSecs: 600}
----
-apiVersion: net.routerd.net/v1alpha1
-kind: BGPDynamicPeer
-metadata: {name: clients}
-spec: {sourcePrefixes: [10.8.0.0/24], admission: open}
-";
-
-fn bird(address: &str, routes: &str, long_lived: &str, export: &str) -> String {
-    format!(
-        "log stderr all;\nrouter id {address};\nprotocol device {{ }}\n{routes}\
-         protocol bgp hub {{ local {address} as 65000; neighbor {HUB} port 1790 as 65000; multihop; strict bind yes;\n\
-         connect delay time 1; connect retry time 1; error wait time 1, 2;\n\
-         graceful restart on; graceful restart time 3; long lived graceful restart {long_lived};\n\
-         ipv4 {{ import all; export {export}; }}; }}\n"
-    )
-}
+/// What each BIRD asks for, in seconds.
+const RESTART: u64 = 3;
 
 /// Waits until both receivers show the route as wanted: there or not, and with the mark or not.
 async fn seen(space: &Space, dir: &Path, [knows, plain]: [&Path; 2], wanted: [(bool, bool); 2]) {
     until(dir, LIMIT, async || {
         let shown = [knows, plain].map(|d| space.birdc(d, &format!("show route for {ROUTE} all")));
-        let has = shown.each_ref().map(|s| (s.contains(ROUTE), s.contains("(65535,6)")));
+        let has = shown.each_ref().map(|s| has_and_marked(s, ROUTE));
         (has != wanted).then(|| format!("{has:?}\n{shown:?}"))
     })
     .await;
@@ -50,15 +30,10 @@ async fn a_route_outlives_its_restart_time_where_the_mark_is_known() {
     [&source, &knows, &plain].iter().for_each(|d| std::fs::create_dir(d).unwrap());
     let mut space = Space::new("llgr", &[HUB, "10.8.0.2", "10.8.0.3", "10.8.0.4"]);
     space.start_reflector(dir, REFLECTOR);
-    space.start_bird(&knows, &bird("10.8.0.3", "", "aware", "none"));
-    space.start_bird(&plain, &bird("10.8.0.4", "", "off", "none"));
-    let route = format!("protocol static own {{ ipv4; route {ROUTE} blackhole; }}\n");
-    let next_hop = "filter { bgp_next_hop = 10.8.0.2; accept; }";
-    let at = |name: &str| source.join(name).display().to_string();
-    std::fs::write(at("bird.conf"), bird("10.8.0.2", &route, "on; long lived stale time 8", next_hop))
-        .unwrap();
-    let argv = ["bird", "-f", "-c", &at("bird.conf"), "-s", &at("bird.ctl"), "-P", &at("bird.pid")];
-    space.start(&source, "source", &argv);
+    space.start_bird(&knows, &bird("10.8.0.3", RESTART, "aware", None));
+    space.start_bird(&plain, &bird("10.8.0.4", RESTART, "off", None));
+    let announces = bird("10.8.0.2", RESTART, "on; long lived stale time 8", Some(ROUTE));
+    space.start_bird_as("source", &source, &announces);
     let both = [knows.as_path(), plain.as_path()];
     seen(&space, dir, both, [(true, false); 2]).await;
     for peer in peers(dir).await {

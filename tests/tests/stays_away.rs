@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fabric_tests::space::stale::{HUB, REFLECTOR, bird, has_and_marked};
 use fabric_tests::space::{Space, peers, until};
 use serde_json::json;
 
-const HUB: &str = "10.8.0.1";
 const LIMIT: Duration = Duration::from_secs(40);
 /// What each source asks for, in seconds.
 const RESTART: u64 = 4;
@@ -17,28 +17,6 @@ const LONG_LIVED: u64 = 5;
 /// BIRD, a leaf, a leaf with long-lived graceful restart, and a leaf that returns.
 const SOURCES: [&str; 4] = ["10.8.0.2", "10.8.0.3", "10.8.0.4", "10.8.0.5"];
 const ROUTES: [&str; 4] = ["10.77.0.2/32", "10.77.0.3/32", "10.77.0.4/32", "10.77.0.5/32"];
-
-const REFLECTOR: &str = "\
-apiVersion: net.routerd.net/v1alpha1
-kind: BGPRouter
-metadata: {name: reflector}
-spec: {asn: 65000, routerID: 10.8.0.1, listen: [\"10.8.0.1:179\"], longLivedStaleSecs: 600}
----
-apiVersion: net.routerd.net/v1alpha1
-kind: BGPDynamicPeer
-metadata: {name: clients}
-spec: {sourcePrefixes: [10.8.0.0/24], admission: open}
-";
-
-fn bird(address: &str, routes: &str, long_lived: &str, export: &str) -> String {
-    format!(
-        "log stderr all;\nrouter id {address};\nprotocol device {{ }}\n{routes}\
-         protocol bgp hub {{ local {address} as 65000; neighbor {HUB} as 65000; multihop; strict bind yes;\n\
-         connect delay time 1; connect retry time 1; error wait time 1, 2;\n\
-         graceful restart on; graceful restart time {RESTART}; long lived graceful restart {long_lived};\n\
-         ipv4 {{ import all; export {export}; }}; }}\n"
-    )
-}
 
 fn start_leaf(space: &mut Space, dir: &Path, i: usize, long_lived: u64) {
     let announce = json!([{ "prefix": ROUTES[i], "nextHop": SOURCES[i], "communities": [] }]);
@@ -55,10 +33,7 @@ fn start_leaf(space: &mut Space, dir: &Path, i: usize, long_lived: u64) {
 /// Of each route whether the watcher has it, and whether it has it marked LLGR_STALE.
 fn watched(space: &Space, watcher: &Path) -> [(bool, bool); 4] {
     let answer = |route: &str| space.birdc(watcher, &format!("show route for {route} all"));
-    ROUTES.map(|route| {
-        let text = answer(route);
-        (text.contains(route), text.contains("(65535,6)"))
-    })
+    ROUTES.map(|route| has_and_marked(&answer(route), route))
 }
 
 fn folders(dir: &Path) -> [PathBuf; 2] {
@@ -74,14 +49,8 @@ async fn who_stays_away_is_flushed_on_time_and_who_returns_loses_nothing() {
     let [source, watcher] = folders(dir);
     let mut space = Space::new("away", &[&[HUB, "10.8.0.9"][..], &SOURCES].concat());
     space.start_reflector(dir, REFLECTOR);
-    let route = format!("protocol static own {{ ipv4; route {} blackhole; }}\n", ROUTES[0]);
-    let next_hop = "filter { bgp_next_hop = 10.8.0.2; accept; }";
-    // The watcher first: the names of both are `bird`, and the later one is killed by it.
-    space.start_bird(&watcher, &bird("10.8.0.9", "", "aware", "none"));
-    let at = |name: &str| source.join(name).display().to_string();
-    std::fs::write(at("bird.conf"), bird(SOURCES[0], &route, "off", next_hop)).unwrap();
-    let argv = ["bird", "-f", "-c", &at("bird.conf"), "-s", &at("bird.ctl"), "-P", &at("bird.pid")];
-    space.start(&source, "source", &argv);
+    space.start_bird(&watcher, &bird("10.8.0.9", RESTART, "aware", None));
+    space.start_bird_as("source", &source, &bird(SOURCES[0], RESTART, "off", Some(ROUTES[0])));
     (1..4).for_each(|i| start_leaf(&mut space, dir, i, if i == 2 { LONG_LIVED } else { 0 }));
     until(dir, LIMIT, async || {
         let seen = watched(&space, &watcher);
