@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -124,6 +125,24 @@ pub struct WireguardPeer {
     pub keepalive_secs: u16,
 }
 
+/// For how long after its last handshake a peer is believed to be where its packets last came from: WireGuard makes a
+/// new one every two minutes while there is traffic, and takes no packet three minutes after the last.
+const PROVED: Duration = Duration::from_secs(185);
+
+/// The endpoint that counts as a peer's present one when it is compared with the wish: a peer that has moved, and has
+/// proved itself where it is now by a handshake, is left there; what it was told is then as good as done. Another
+/// wish, or silence, ends that.
+pub fn settled(
+    told: Option<SocketAddr>,
+    seen: Option<SocketAddr>,
+    last_handshake: Option<Duration>,
+) -> Option<SocketAddr> {
+    match told {
+        Some(told) if seen.is_some() && last_handshake.is_some_and(|age| age < PROVED) => Some(told),
+        _ => seen,
+    }
+}
+
 impl WireguardPeer {
     /// Whether a peer that is seen as `self` needs no change to be as `wished`.
     pub fn satisfies(&self, wished: &WireguardPeer) -> bool {
@@ -152,6 +171,23 @@ mod tests {
     #[test]
     fn private_key_is_silent() {
         assert_eq!(format!("{:?}", PrivateKey::from_bytes([1; 32])), "PrivateKey(hidden)");
+    }
+
+    /// Who has moved and is heard there stays there; who is silent, or is wished elsewhere, is called as wished.
+    #[test]
+    fn a_peer_that_moved_is_not_called_back() {
+        let [home, away, new] = [1, 2, 3].map(|n| SocketAddr::from(([192, 0, 2, n], 51820)));
+        let peer = |endpoint| WireguardPeer { endpoint, ..Default::default() };
+        let needs_nothing = |told, age, wish| {
+            let age = (age > 0).then_some(Duration::from_secs(age));
+            peer(settled(told, Some(away), age)).satisfies(&peer(Some(wish)))
+        };
+        assert!(needs_nothing(Some(home), 30, home));
+        assert!(!needs_nothing(Some(home), 200, home), "silent for long");
+        assert!(!needs_nothing(Some(home), 0, home), "never heard");
+        assert!(!needs_nothing(Some(home), 30, new), "another wish");
+        assert!(!needs_nothing(None, 30, home), "it was never told");
+        assert_eq!(settled(None, Some(away), None), Some(away), "a roaming peer is where it was heard");
     }
 
     /// The kernel gives a clamped key back; that is the same key.

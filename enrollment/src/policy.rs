@@ -78,6 +78,9 @@ pub struct HubSettings {
     pub known_hubs: Vec<HubRecord>,
     /// Whether all hubs decide one after the other on one database: then nothing is divided among them.
     pub one_registry: bool,
+    /// Whether this hub was restored and writes nothing of its own, its own record neither, before
+    /// [`crate::io::store::Registry::introduce`]: what the other hub has of it must come first.
+    pub hears_first: bool,
 }
 
 /// Why settings cannot work.
@@ -120,6 +123,7 @@ impl HubSettings {
             lease_secs: LEASE_SECS,
             known_hubs: Vec::new(),
             one_registry: false,
+            hears_first: false,
             fail_static_secs: FAIL_STATIC_SECS,
             forget_leaves_secs: None,
         })

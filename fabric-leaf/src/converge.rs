@@ -21,6 +21,7 @@ use crate::membership::{self, Membership};
 use crate::preferred::Preferred;
 use crate::remembered::{self, Remembered};
 use crate::settings::Settings;
+use crate::turns::Turns;
 
 /// How often the path to the hub is measured again.
 const MEASURE_EVERY: Duration = Duration::from_secs(600);
@@ -121,10 +122,18 @@ impl Converge {
         let mut paths_to_hubs: BTreeMap<SocketAddr, Underlay> = BTreeMap::new();
         let mut preferred = Preferred::default();
         let mut look_again = None;
+        let mut turns = Turns::default();
         let mut router = None;
         let mut measure = tokio::time::interval(MEASURE_EVERY);
         loop {
-            let admission = self.membership.borrow_and_update().state.as_ref().map(|s| s.admission.clone());
+            let mut admission =
+                self.membership.borrow_and_update().state.as_ref().map(|s| s.admission.clone());
+            if let Some(admission) = &mut admission {
+                let whole_from =
+                    best.as_ref().map(|best| best.borrow().whole_from.clone()).unwrap_or_default();
+                let alive = |hub: Ipv4Addr| whole_from.contains(&IpAddr::V4(hub));
+                turns.take(&mut admission.topology.hubs, alive, Instant::now());
+            }
             let keys = self.keys.borrow_and_update().clone();
             self.settings.mark_unchanged();
             if let (Some(admission), Some(keys)) = (admission, keys) {
@@ -150,7 +159,7 @@ impl Converge {
                     let hubs = admission.topology.hubs.iter().map(|hub| (hub.overlay, alive(hub.overlay)));
                     let hubs: Vec<_> = hubs.collect();
                     let chosen = preferred.choose(&hubs, Instant::now());
-                    look_again = preferred.next_look(&hubs);
+                    look_again = preferred.next_look(&hubs).into_iter().chain(turns.next()).min();
                     self.apply(&admission, &keys, &paths, underlay, chosen).await;
                 }
             }

@@ -21,6 +21,7 @@ mod remembered;
 mod run;
 mod settings;
 mod status;
+mod turns;
 mod words;
 
 use std::path::PathBuf;

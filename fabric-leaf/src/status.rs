@@ -6,6 +6,7 @@ use bgp::view::PeerView;
 use config::Kind;
 use control::wire::{BgpSummary, HubView, NodeStatus, ResourceView};
 use dataplane::view::Report;
+use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::HubNode;
 use enrollment::view::{ClientPhase, ClientView};
 use serde_json::json;
@@ -16,6 +17,10 @@ use crate::run::Leaf;
 
 /// A hub counts as silent when it has not answered for two refreshes and no session with it is up, seconds.
 const SILENT_SECS: u64 = 150;
+
+/// How long a hub may be without a session before it counts as silent, seconds: one that is just being made is no
+/// fault.
+const SESSION_GRACE_SECS: u64 = 3;
 
 /// The whole leaf at a glance.
 pub async fn node(leaf: &Leaf) -> NodeStatus {
@@ -40,6 +45,7 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
             );
         }
     }
+    why.extend(silent_hubs(&hubs));
     let hub_rejected = leaf.hubs.recent(&peers).await;
     why.extend(hub_rejected.iter().map(|r| {
         let by = r.by.as_deref().unwrap_or("the hub");
@@ -73,6 +79,25 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
     }
 }
 
+/// The hubs that are silent while another one serves: packets pass, and nothing is left should that one go too.
+fn silent_hubs(hubs: &[HubView]) -> Vec<String> {
+    let up = |hub: &&HubView| hub.session == "Established";
+    let Some(serves) = hubs.iter().find(|hub| up(hub) && hub.preferred).or(hubs.iter().find(up)) else {
+        return Vec::new();
+    };
+    let silent = |hub: &&HubView| !up(hub) && hub.session_secs >= SESSION_GRACE_SECS;
+    let told = |hub: &HubView| {
+        let (code, secs) = (ReasonCode::HubSilent, hub.session_secs);
+        let message = format!(
+            "{} ({}) is silent for {secs} s; {} alone serves this leaf",
+            hub.name, hub.overlay, serves.name
+        );
+        let refusal = Refusal::new(code, message);
+        format!("{refusal}; {}", refusal.fix())
+    };
+    hubs.iter().filter(silent).map(told).collect()
+}
+
 /// How the leaf stands with each hub.
 fn hubs(
     membership: &Membership,
@@ -87,7 +112,7 @@ fn hubs(
         HubView {
             name: hub.name.to_string(),
             overlay: hub.overlay,
-            endpoint: hub.endpoints.first().copied(),
+            endpoint: tunnel.and_then(|t| t.endpoint).or(hub.endpoints.first().copied()),
             session: session.map_or_else(|| "none".into(), |s| s.state.clone()),
             session_secs: session.map_or(0, |s| s.since_secs),
             bfd: session.and_then(|s| s.bfd.as_ref()).map(|bfd| bfd.state.to_string()),
@@ -178,5 +203,39 @@ async fn status_of(leaf: &Leaf, kind: Kind, name: &str) -> serde_json::Value {
         Kind::WireGuardInterface => json!((**leaf.dataplane.report().borrow()).clone()),
         Kind::EventGroup => json!(leaf.federation.status().await.ok()),
         Kind::BgpDynamicPeer | Kind::SamEnrollmentPolicy => serde_json::Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub(name: &str, session: &str, session_secs: u64) -> HubView {
+        HubView {
+            name: name.into(),
+            overlay: Ipv4Addr::new(10, 255, 0, 1),
+            endpoint: None,
+            session: session.into(),
+            session_secs,
+            bfd: None,
+            handshake_secs_ago: None,
+            preferred: false,
+            answered: false,
+        }
+    }
+
+    /// One of two hubs that is silent is named with its reason code and the fix; one that is just dialled is not, and
+    /// with no hub at all that is what is said, not this.
+    #[test]
+    fn a_silent_hub_beside_a_living_one_is_named() {
+        let [lives, dead] = [hub("hub-2", "Established", 60), hub("hub", "Idle", 12)];
+        let told = silent_hubs(&[dead.clone(), lives.clone()]);
+        assert_eq!(told.len(), 1);
+        for word in ["hub-silent", "hub (10.255.0.1) is silent for 12 s", "hub-2 alone", "routerctl status"] {
+            assert!(told[0].contains(word), "{word}: {told:?}");
+        }
+        assert!(silent_hubs(&[hub("hub", "Connect", 1), lives.clone()]).is_empty());
+        assert!(silent_hubs(&[lives.clone(), lives]).is_empty());
+        assert!(silent_hubs(&[dead.clone(), dead]).is_empty());
     }
 }

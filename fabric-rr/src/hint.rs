@@ -1,5 +1,6 @@
-//! Tells the leaves that the fabric has other hubs than before: a datagram to each, on which it fetches its topology
-//! at once instead of within a minute. The datagram says nothing; a lost one costs that minute.
+//! Tells the leaves that the fabric has other hubs than before, or that this one was restored: a datagram to each, on
+//! which it fetches its topology at once instead of within a minute. The datagram says nothing; a lost one costs that
+//! minute. Being a packet for the leaf, it also has WireGuard call the leaf where it was last heard.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,9 +20,14 @@ const BETWEEN: Duration = Duration::from_secs(4);
 const AT_ONCE: usize = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Runs until the registry ends.
-pub async fn tell(mut admissions: watch::Receiver<Arc<Admissions>>) {
+/// Runs until the registry ends; `at_once`: this hub was restored, and may be at another address.
+pub async fn tell(mut admissions: watch::Receiver<Arc<Admissions>>, at_once: bool) {
     let mut known: Vec<HubNode> = admissions.borrow_and_update().hubs.clone();
+    if at_once {
+        let now = admissions.borrow().clone();
+        tracing::info!(leaves = now.leaves.len(), "the leaves are called where they were last heard");
+        told(&now).await;
+    }
     while admissions.changed().await.is_ok() {
         let now = admissions.borrow_and_update().clone();
         if now.hubs != known {
@@ -31,10 +37,14 @@ pub async fn tell(mut admissions: watch::Receiver<Arc<Admissions>>) {
                 leaves = now.leaves.len(),
                 "the leaves are told of the hubs"
             );
-            if let Err(error) = hint(&now).await {
-                tracing::warn!(%error, "the leaves learn of the hubs within a minute");
-            }
+            told(&now).await;
         }
+    }
+}
+
+async fn told(now: &Admissions) {
+    if let Err(error) = hint(now).await {
+        tracing::warn!(%error, "the leaves learn of the hubs within a minute");
     }
 }
 

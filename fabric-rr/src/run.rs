@@ -249,7 +249,7 @@ async fn serve_enrollment(
         applied: tell,
     };
     tokio::spawn(derive.run(opened.registry.watch()));
-    tokio::spawn(crate::hint::tell(opened.registry.watch()));
+    tokio::spawn(crate::hint::tell(opened.registry.watch(), opened.restored));
     tokio::spawn(crate::moves::follow(opened.registry.clone(), speaker));
     let service = enrollment::io::http::Service::with_underlay(
         opened.registry.clone(),
@@ -268,6 +268,7 @@ async fn serve_enrollment(
         if let Some(replication) = &replication {
             hear(replication).await;
         }
+        opened.registry.introduce().await.map_err(start_error)?;
         restored::forget(state).map_err(start_error)?;
     }
     if let Some(door) = opened.tls {
@@ -346,6 +347,8 @@ fn underlay_hook(dataplane: Dataplane) -> enrollment::io::http::Underlay {
 }
 
 struct Opened {
+    /// This hub was restored, perhaps at another address: its leaves are called.
+    restored: bool,
     /// This hub was restored, and the other one knows what it decided after the backup.
     hears_first: Option<PathBuf>,
     settings: HubSettings,
@@ -397,14 +400,16 @@ async fn open_enrollment(
     if let Some(answer) = joined {
         settings = joined_settings(settings, answer)?;
     }
+    settings.hears_first = restored::hears_first(&paths.state).map_err(start_error)?;
     let database = database(policy)?;
     let file = paths.registry();
     let opening = Registry::open_shared(&file, database, settings.clone(), keys.clone(), system_clock());
     let registry = opening.await.map_err(start_error)?;
     let settled = restored::settle(&registry, &paths.state).await.map_err(start_error)?;
+    let restored = settled.is_some();
     let hears_first = settled.filter(|s| s.ask_the_other_hub).map(|_| paths.state.clone());
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
-    Ok(Opened { hears_first, settings, keys, registry, dataplane, private_key, port, tls })
+    Ok(Opened { restored, hears_first, settings, keys, registry, dataplane, private_key, port, tls })
 }
 
 fn there(config: &config::Hub) -> Result<&Enrollment, RunError> {

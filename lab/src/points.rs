@@ -118,8 +118,17 @@ fn accepted(answers: &Answers) -> Result<String, String> {
     let number = |key| count(key).map_or("unknown".into(), |count: u64| count.to_string());
     let detail =
         format!("accepted {}, rejected {}: {}", number("accepted"), number("rejected"), shown(&routes));
-    let exact = count("accepted") == Some(SITES.len() as u64) && count("rejected") == Some(0);
+    // Every other hub passes each of them on once more.
+    let hubs = answers.hub_status.pointer("/replication/hubs").and_then(Value::as_array).map_or(0, Vec::len);
+    let expected = (SITES.len() * (1 + hubs)) as u64;
+    let exact = count("accepted") == Some(expected) && count("rejected") == Some(0);
     if exact && routes == clients() { Ok(detail) } else { Err(detail) }
+}
+
+/// The hubs' own addresses, which a leaf of two hubs has routes to.
+fn hubs(leaf_status: Option<&Value>) -> BTreeSet<Ipv4Addr> {
+    let hubs = leaf_status.and_then(|status| status.get("hubs")?.as_array());
+    hubs.into_iter().flatten().filter_map(|hub| hub.get("overlay")?.as_str()?.parse().ok()).collect()
 }
 
 fn installed(answers: &Answers) -> Result<String, String> {
@@ -127,7 +136,9 @@ fn installed(answers: &Answers) -> Result<String, String> {
     for site in &SITES {
         let text = answers.leaf_routes.get(site.name).map_or("", String::as_str);
         let first = |line: &str| line.split_ascii_whitespace().next()?.parse::<Ipv4Addr>().ok();
-        let routes: BTreeSet<Ipv4Addr> = text.lines().filter_map(first).collect();
+        let hubs = hubs(answers.leaf_status.get(site.name));
+        let routes: BTreeSet<Ipv4Addr> =
+            text.lines().filter_map(first).filter(|to| !hubs.contains(to)).collect();
         let wished: BTreeSet<Ipv4Addr> = site.others().map(|other| other.client).collect();
         if routes != wished {
             wrong.push(format!("{} has routes to {}", site.name, shown(&routes)));
@@ -172,6 +183,22 @@ mod tests {
         let matrix = Matrix::new("fab".into(), vec![], 0);
         let points = judge(&boundary, answers, &matrix);
         points.iter().filter(|point| !point.ok).map(|point| point.number).collect()
+    }
+
+    /// With a second hub, each route comes from it too, and leaves have routes to both; no more than that.
+    #[test]
+    fn a_second_hub_is_no_fault() {
+        let mut two = good();
+        two.hub_status = json!({"bgp": {"accepted": 8, "rejected": 0}, "replication": {"hubs": [{}]}});
+        for (site, routes) in &mut two.leaf_routes {
+            two.leaf_status.get_mut(site).unwrap()["hubs"] =
+                json!([{"overlay": "10.255.0.1"}, {"overlay": "10.255.0.2"}]);
+            routes.push_str("10.255.0.1 dev fab-tun\n10.255.0.2 dev fab-tun\n");
+        }
+        assert_eq!(failed(&two), [6]);
+        two.hub_status["bgp"]["accepted"] = json!(9);
+        two.leaf_routes.insert("pve".into(), "10.255.0.3 dev fab-tun\n".into());
+        assert_eq!(failed(&two), [4, 5, 6]);
     }
 
     /// Proves that each point fails when, and only when, what it is about is broken. (Six fails throughout: there

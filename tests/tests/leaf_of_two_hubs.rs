@@ -151,7 +151,9 @@ fn a_leaf_is_served_by_both_hubs() {
     assert!(net.must("b", &["claims"]).contains("10.81.10.21"));
     net.leaf_starts("e");
     net.must("e", &["enroll", &third, "--client", "10.83.10.20"]);
-    assert!(net.must("c", &["status"]).contains("10.83.10.20"), "the new leaf's route is there");
+    let (good, shown) = net.ask("c", &["status"]);
+    assert!(shown.contains("10.83.10.20"), "the new leaf's route is there: {shown}");
+    assert!(!good && shown.contains("hub-silent"), "a leaf with one of two hubs says so: {shown}");
     net.must("c", &["claims", "release", "10.81.10.21"]);
     let shown = net.must("b", &["leaves"]);
     assert!(shown.contains("SESSION") && shown.matches("Established").count() == 3, "{shown}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
@@ -15,11 +15,12 @@ use crate::io::{Choice, StartError, netlink, nft};
 use crate::plan::{Change, Device};
 use crate::relay::RELAY_INTERFACE;
 use crate::state::{
-    Capture, Carrier, Foyer, Line, ProtectedPrefix, Protection, ROUTE_PROTOCOL, Relay, Route,
+    Capture, Carrier, Foyer, Line, ProtectedPrefix, Protection, PublicKey, ROUTE_PROTOCOL, Relay, Route,
     SECOND_INTERFACE, State, TUN_INTERFACE, TUNNEL_INTERFACE, Target, Tunnel, WIREGUARD_INTERFACE, Wireguard,
 };
 use crate::tunnel::Table;
 use crate::view::{DropReason, InterfaceView};
+use crate::wireguard::settled;
 
 /// Interface that is made for an instant to learn whether the kernel has a kind of interface.
 const PROBE_INTERFACE: &str = "fab-probe";
@@ -33,6 +34,8 @@ pub(crate) struct Host {
     tunnel: Option<Tunnel>,
     relay: Option<Relay>,
     foyer: Option<Foyer>,
+    /// Where the kernel was told that peers are; what it shows is where they were heard last.
+    told: BTreeMap<(Line, PublicKey), SocketAddr>,
     /// Where each route was told to lead: in process, the kernel's route says only that it leads to us.
     targets: BTreeMap<Ipv4Net, Target>,
 }
@@ -73,8 +76,8 @@ impl Host {
             Userspace::probe(PROBE_INTERFACE).map_err(StartError::Tun)?;
         }
         let table = nft::Table::default();
-        let targets = BTreeMap::new();
-        Ok((Host { netlink, table, carrier, tunnel: None, relay: None, foyer: None, targets }, why))
+        let (told, targets) = (BTreeMap::new(), BTreeMap::new());
+        Ok((Host { netlink, table, carrier, tunnel: None, relay: None, foyer: None, told, targets }, why))
     }
 
     /// Who carries packets.
@@ -187,7 +190,13 @@ impl Host {
             Carry::Kernel(socket) => {
                 let device = socket.get(name)?;
                 let Some(private_key) = device.private_key else { return Ok((None, device.status)) };
-                let (listen_port, peers) = (device.listen_port, device.peers);
+                let (listen_port, mut peers) = (device.listen_port, device.peers);
+                for status in &device.status {
+                    let told = self.told.get(&(line, status.key)).copied();
+                    if let Some(peer) = peers.get_mut(&status.key) {
+                        peer.endpoint = settled(told, status.endpoint, status.last_handshake);
+                    }
+                }
                 Ok((Some(Wireguard { private_key, listen_port, addresses, mtu, peers }), device.status))
             }
             Carry::InProcess { userspace, .. } => {
@@ -200,7 +209,7 @@ impl Host {
                 let mut peers = userspace.peers(line).clone();
                 for status in &status {
                     if let Some(peer) = peers.get_mut(&status.key) {
-                        peer.endpoint = status.endpoint;
+                        peer.endpoint = settled(peer.endpoint, status.endpoint, status.last_handshake);
                     }
                 }
                 Ok((Some(Wireguard { private_key, listen_port, addresses, mtu, peers }), status))
@@ -285,11 +294,21 @@ impl Host {
                 self.netlink.remove_link(name).await
             }
             Change::SetPeer(line, key, peer) => match &mut self.carrier {
-                Carry::Kernel(socket) => socket.set_peer(kernel_name(*line), *key, peer),
+                Carry::Kernel(socket) => {
+                    socket.set_peer(kernel_name(*line), *key, peer)?;
+                    match peer.endpoint {
+                        Some(endpoint) => drop(self.told.insert((*line, *key), endpoint)),
+                        None => drop(self.told.remove(&(*line, *key))),
+                    }
+                    Ok(())
+                }
                 Carry::InProcess { userspace, .. } => present(userspace)?.set_peer(*line, *key, peer).await,
             },
             Change::RemovePeer(line, key) => match &mut self.carrier {
-                Carry::Kernel(socket) => socket.remove_peer(kernel_name(*line), *key),
+                Carry::Kernel(socket) => {
+                    self.told.remove(&(*line, *key));
+                    socket.remove_peer(kernel_name(*line), *key)
+                }
                 Carry::InProcess { userspace, .. } => present(userspace)?.remove_peer(*line, *key).await,
             },
             Change::SetTunnel(tunnel) => self.set_tunnel(*tunnel, links).await,

@@ -19,6 +19,7 @@ use hyper::header;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use socket2::{SockRef, TcpKeepalive};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -85,6 +86,7 @@ impl HubApi {
             if let Some(bind) = self.bind {
                 socket.bind(SocketAddr::new(bind, 0))?;
             }
+            SockRef::from(&socket).set_tcp_keepalive(&keepalive())?;
             let stream = socket.connect(self.address).await?;
             stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(stream)
@@ -127,6 +129,13 @@ impl HubApi {
     fn silent(&self, why: &str) -> Refusal {
         Refusal::new(ReasonCode::HubSilent, format!("{}: {why}", self.address))
     }
+}
+
+/// Who waits for an answer looks whether there is still somebody to give it: a hub on another machine, which has taken
+/// over the address of a lost one, knows nothing of the connection and says so.
+pub(super) fn keepalive() -> TcpKeepalive {
+    let second = Duration::from_secs(1);
+    TcpKeepalive::new().with_time(2 * second).with_interval(second).with_retries(3)
 }
 
 struct Connection<'a> {

@@ -193,6 +193,7 @@ async fn ask<T: serde::de::DeserializeOwned>(
     let connecting = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.bind(SocketAddr::new(bind, 0))?;
+        socket2::SockRef::from(&socket).set_tcp_keepalive(&super::client::keepalive())?;
         let stream = socket.connect(address).await?;
         stream.set_nodelay(true)?;
         Ok::<_, std::io::Error>(stream)

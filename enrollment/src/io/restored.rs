@@ -40,17 +40,27 @@ pub struct Settled {
     pub ask_the_other_hub: bool,
 }
 
-/// Does what the note says, if there is one, then removes it; where the other hub must be heard first, the caller
-/// does that and then calls [`forget`]. A crash in between does it again, which changes nothing that matters.
-pub async fn settle(registry: &Registry, state: &Path) -> Result<Option<Settled>, Refusal> {
+/// Whether this hub was restored, and is to hear from another hub, if there is one, before it writes anything.
+pub fn hears_first(state: &Path) -> Result<bool, Refusal> {
+    Ok(note(state)?.is_some_and(|note| !note.alone))
+}
+
+fn note(state: &Path) -> Result<Option<Note>, Refusal> {
     let path = state.join(NOTE_FILE);
     let unusable = |why: String| file_failed(&path, &why);
     let Some(bytes) = private_file::read(&path).map_err(|e| unusable(e.to_string()))? else {
         return Ok(None);
     };
-    let note: Note = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| unusable(e.to_string()))
+}
+
+/// Does what the note says, if there is one, then removes it; where the other hub must be heard first, the caller
+/// does that and then calls [`forget`]. A crash in between does it again, which changes nothing that matters.
+pub async fn settle(registry: &Registry, state: &Path) -> Result<Option<Settled>, Refusal> {
+    let Some(note) = note(state)? else { return Ok(None) };
     let ask_the_other_hub = !note.alone && !registry.snapshot().hubs.is_empty();
     if !ask_the_other_hub {
+        registry.introduce().await?;
         registry.restored(note).await?;
         forget(state)?;
     }

@@ -353,6 +353,15 @@ impl Registry {
         followed.map_err(|_| Refusal::of(ReasonCode::Internal))?.map_err(failed)
     }
 
+    /// Writes this hub's own record where it is another than before; for one that was to hear others first.
+    pub async fn introduce(&self) -> Result<(), Refusal> {
+        self.change(|owner| {
+            let now = (owner.clock)();
+            owner.introduce(now)
+        })
+        .await
+    }
+
     /// Replaces the hub's constants (its endpoints changed, for example) and publishes.
     pub async fn set_settings(&self, settings: HubSettings) -> Result<(), Refusal> {
         self.change(move |owner| {
@@ -406,11 +415,12 @@ impl Owner {
             Some(address) => Some(Shared::new(address).map_err(|_| OpenError::Thread)?),
             None => None,
         };
+        let hears_first = state.settings.hears_first;
         let mut owner =
             Self { db, state, log, batch, shared, older: found == 1, damaged: false, clock, publish };
         if owner.shared.is_some() {
             owner.attach().map_err(|refusal| OpenError::Shared { refusal })?;
-        } else if let Err(refusal) = owner.introduce(now) {
+        } else if !hears_first && let Err(refusal) = owner.introduce(now) {
             tracing::error!(%refusal, "this hub's record could not be stored");
         }
         // What could not be stored was said; reading goes on.
