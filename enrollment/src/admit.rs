@@ -6,7 +6,7 @@ use crate::identity::LeafName;
 use crate::life;
 use crate::policy::InviteOrder;
 use crate::reason::{ReasonCode, Refusal};
-use crate::registry::{Change, InviteRecord, InviteStatus, Leaf, State};
+use crate::registry::{Change, InviteRecord, InviteStatus, Leaf, State, numbered};
 use crate::wire::{
     AddClaimRequest, EnrollRequest, Envelope, Head, LeaveRequest, Operation, POSSESSION_DOMAIN,
     ReleaseClaimRequest, RenewRequest, RotateRequest,
@@ -91,7 +91,7 @@ pub fn enroll(
         return refuse(ReasonCode::WrongHub);
     }
     let known = leaf_of_keys(state, &request)?;
-    check_enroll_source(state, invite, known.as_deref(), origin)?;
+    check_enroll_source(state, invite, &request, known.as_deref(), origin)?;
     let mut changes = Vec::new();
     let leaf = match known {
         Some(leaf) => enroll_again(state, invite, &leaf, now, &mut changes)?,
@@ -135,11 +135,18 @@ fn leaf_of_keys(state: &State, request: &EnrollRequest) -> Result<Option<Arc<Lea
     }
 }
 
-/// The foyer address must be the invite's own; an overlay address must be that of the leaf that enrolls again. Over TLS
-/// the connection's address is that of the underlay.
+/// Whether a request for the place of a leaf comes through that leaf's own tunnel: the machine replaces itself.
+fn replaces_itself(state: &State, invite: &InviteRecord, request: &EnrollRequest, source: IpAddr) -> bool {
+    let place = state.leaf(&invite.site).filter(|leaf| leaf.revoked.is_none() && invite.uses == 1);
+    (request.replace || invite.replace) && place.is_some_and(|leaf| source == IpAddr::V4(leaf.overlay))
+}
+
+/// The foyer address must be the invite's own; an overlay address must be that of the leaf that enrolls again, or
+/// whose machine replaces itself. Over TLS the connection's address is that of the underlay.
 fn check_enroll_source(
     state: &State,
     invite: &InviteRecord,
+    request: &EnrollRequest,
     known: Option<&Leaf>,
     origin: Origin,
 ) -> Result<(), Refusal> {
@@ -148,7 +155,8 @@ fn check_enroll_source(
     let tunnel = origin.door == Door::Tunnel;
     let own_overlay = tunnel && known.is_some_and(|leaf| source == IpAddr::V4(leaf.overlay));
     let foyer = matches!(source, IpAddr::V4(ip) if state.settings.foyer_prefix.contains(&ip));
-    if tunnel && !(own_overlay || (foyer && own_foyer)) {
+    let itself = tunnel && known.is_none() && replaces_itself(state, invite, request, source);
+    if tunnel && !(own_overlay || itself || (foyer && own_foyer)) {
         let message =
             format!("{source} is neither this invite's foyer address nor this leaf's overlay address");
         return Err(Refusal::new(ReasonCode::SourceForbidden, message));
@@ -274,10 +282,8 @@ fn enroll_new(
 /// The site's name, or with several uses the lowest free `SITE-N`.
 fn new_name(state: &State, invite: &InviteRecord) -> Result<LeafName, Refusal> {
     if invite.uses > 1 {
-        let numbers = (1..=1_000_000u32).filter(|n| state.owns_number(u64::from(*n)));
-        let names = numbers.filter_map(|n| format!("{}-{n}", invite.site).parse().ok());
-        let mut free = names.filter(|name| state.leaf(name).is_none() && !state.name_is_reserved(name));
-        return free.next().ok_or_else(|| Refusal::of(ReasonCode::OverlayFull));
+        let free = state.free_number(&invite.site).and_then(|number| numbered(&invite.site, number));
+        return free.ok_or_else(|| Refusal::of(ReasonCode::OverlayFull));
     }
     match state.leaf(&invite.site).map(|leaf| leaf.revoked) {
         None if state.name_is_reserved(&invite.site) => {

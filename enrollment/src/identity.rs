@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Why a text is not a name, a key or an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +29,7 @@ pub enum IdentityError {
 /// A leaf's name (its site's name): a DNS label of 1 to 63 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LeafName(String);
+pub struct LeafName(Arc<str>);
 
 impl LeafName {
     /// The name as text.
@@ -45,7 +46,7 @@ impl FromStr for LeafName {
             && text.bytes().all(inner)
             && !text.starts_with('-')
             && !text.ends_with('-');
-        if fits { Ok(Self(text.to_owned())) } else { Err(IdentityError::Name) }
+        if fits { Ok(Self(text.into())) } else { Err(IdentityError::Name) }
     }
 }
 
@@ -58,7 +59,7 @@ impl TryFrom<String> for LeafName {
 
 impl From<LeafName> for String {
     fn from(name: LeafName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

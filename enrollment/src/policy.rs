@@ -34,6 +34,9 @@ pub const WAITING_LIMIT: usize = 1024;
 pub const WAITING_SECS: u64 = 7 * 24 * 3600;
 /// How long the former keys of a leaf still sign its requests after a rotation, in seconds.
 pub const KEY_OVERLAP_SECS: u64 = 120;
+/// How long after its answer a hub changes the tunnel of a leaf with fresh keys, in milliseconds; the leaf changes its
+/// side then too.
+pub const KEY_SWITCH_MS: u64 = 30;
 /// How long the tunnel of a leaf that leaves stays, so that it hears the answer, in seconds.
 pub const LEAVE_SECS: u64 = 2;
 /// How long both owners of a moved address may announce it, unless the new one does before, in seconds.
@@ -141,11 +144,12 @@ impl HubSettings {
         }
     }
 
-    /// The addresses that leaves can get: the overlay prefix without its ends, the hub and the foyer; lowest first.
-    pub fn leaf_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    /// The addresses that leaves can get, from `from` on: the overlay prefix without its ends, the hub and the foyer;
+    /// lowest first.
+    pub fn leaf_addresses(&self, from: Ipv4Addr) -> impl Iterator<Item = Ipv4Addr> + '_ {
         let (first, last) =
             (self.overlay_prefix.network().to_bits(), self.overlay_prefix.broadcast().to_bits());
-        (first.saturating_add(1)..last)
+        (first.saturating_add(1).max(from.to_bits())..last)
             .map(Ipv4Addr::from_bits)
             .filter(|address| *address != self.overlay && !self.foyer_prefix.contains(address))
     }
@@ -288,8 +292,11 @@ mod tests {
         assert_eq!(hub.overlay.to_string(), "10.255.0.1");
         assert_eq!(hub.foyer_prefix.to_string(), "10.255.15.0/24");
         assert_eq!(hub.foyer_hub.to_string(), "10.255.15.1");
-        assert_eq!(hub.leaf_addresses().next().unwrap().to_string(), "10.255.0.2");
-        assert_eq!(hub.leaf_addresses().last().unwrap().to_string(), "10.255.14.255");
+        assert_eq!(hub.leaf_addresses(Ipv4Addr::UNSPECIFIED).next().unwrap().to_string(), "10.255.0.2");
+        assert_eq!(
+            hub.leaf_addresses(Ipv4Addr::new(10, 255, 3, 0)).last().unwrap().to_string(),
+            "10.255.14.255"
+        );
         assert_eq!(hub.foyer_addresses().count(), 253);
         assert!(hub.lease_secs >= 2 * hub.fail_static_secs);
         let small = "10.0.0.0/24".parse().unwrap();

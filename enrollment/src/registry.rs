@@ -3,17 +3,20 @@
 use crate::approval::Pending;
 use crate::claim::{Claim, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
-use crate::policy::{HubSettings, LEAVE_SECS, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
+use crate::policy::{HubSettings, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
 use crate::topology::{Admission, Topology, renew_after_secs};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 mod hubs;
+mod index;
 mod merge;
 mod records;
 
 pub use hubs::HubRecord;
+use index::Index;
+pub(crate) use index::numbered;
 pub use merge::Merged;
 pub use records::*;
 
@@ -40,6 +43,7 @@ pub struct State {
     forgotten: BTreeSet<InviteId>,
     hubs: BTreeMap<SigningKey, Arc<HubRecord>>,
     gone: BTreeSet<SigningKey>,
+    index: Index,
 }
 
 impl State {
@@ -72,6 +76,7 @@ impl State {
             forgotten,
             hubs,
             gone,
+            index: Index::default(),
         }
     }
 
@@ -83,6 +88,7 @@ impl State {
     /// Replaces the hub's constants.
     pub fn set_settings(&mut self, settings: Arc<HubSettings>) {
         self.settings = settings;
+        self.index_places_anew();
         self.generation += 1;
     }
 
@@ -161,13 +167,6 @@ impl State {
     /// Whether a name is free: no leaf has it, and no unreadable record does.
     pub fn name_is_reserved(&self, name: &LeafName) -> bool {
         self.reserved_names.contains_key(name.as_str())
-    }
-
-    /// The lowest overlay address that no leaf has or had, out of this hub's half.
-    pub fn free_overlay(&self) -> Option<Ipv4Addr> {
-        let hubs: BTreeSet<Ipv4Addr> = self.hubs.values().map(|hub| hub.node.overlay).collect();
-        let free = |address: &Ipv4Addr| !self.overlays.contains_key(address) && !hubs.contains(address);
-        self.settings.leaf_addresses().find(|address| free(address) && self.owns_address(address))
     }
 
     /// The lowest foyer address that no invite holds; a tombstone gives way when all are taken.
@@ -274,7 +273,10 @@ impl State {
                 }
                 self.refresh(leaf, now);
             }
-            Change::Hub(hub) => drop(self.hubs.insert(hub.node.signing_key, hub.clone())),
+            Change::Hub(hub) => {
+                self.hubs.insert(hub.node.signing_key, hub.clone());
+                self.index_places_anew();
+            }
             Change::KeysRevoked { leaf, wireguard_key, signing_key } => {
                 for (key, signing) in [(wireguard_key.0, None), (signing_key.0, Some(*signing_key))] {
                     self.keys.remove(&key);
@@ -308,6 +310,8 @@ impl State {
                     self.overlays.remove(&leaf.overlay);
                 }
                 self.claims.remove(name);
+                self.index_machines(name);
+                self.index_places_anew();
                 self.refresh(name, now);
             }
         }
@@ -325,6 +329,8 @@ impl State {
             }
         }
         self.overlays.insert(leaf.overlay, Some(leaf.name.clone()));
+        self.index_machines(&leaf.name);
+        self.index_place(&leaf.name, &leaf.site);
         self.refresh(&leaf.name, now);
     }
 
@@ -338,6 +344,7 @@ impl State {
     fn refresh(&mut self, name: &LeafName, now: u64) {
         let Some(leaf) = self.leaves.get(name).filter(|leaf| leaf.has_tunnel(now)) else {
             self.admitted.remove(name);
+            self.index_admitted(name);
             return;
         };
         let leaving = leaf.revoked.is_some();
@@ -358,28 +365,29 @@ impl State {
             leaving,
         };
         self.admitted.insert(name.clone(), Arc::new(admitted));
+        self.index_admitted(name);
     }
 
     /// Lets time do its work: leases run out, tombstones go. Says whether something changed.
     pub fn settle(&mut self, now: u64) -> bool {
-        let turned = |admitted: &&Arc<Admitted>| admitted.expired != (now >= admitted.valid_until);
-        let gone = |admitted: &Arc<Admitted>| {
-            admitted.leaving && self.leaves.get(&admitted.name).is_none_or(|leaf| !leaf.has_tunnel(now))
-        };
-        let changed = self.admitted.values().filter(|a| turned(a) || gone(a));
-        let names: Vec<LeafName> = changed.map(|a| a.name.clone()).collect();
+        let names = self.turned(now);
         names.iter().for_each(|name| self.refresh(name, now));
-        let mut closed: Vec<(u64, Ipv4Addr)> = Vec::new();
+        // Of those that closed in one second the one that was made last stays longest.
+        let mut closed: Vec<(u64, u64, Ipv4Addr)> = Vec::new();
         for (address, id) in &self.foyer {
-            let at = self.invites.get(id).map_or(Some(0), |invite| invite.closed_at(now));
-            closed.extend(at.map(|at| (at, *address)));
+            let invite = self.invites.get(id);
+            let at = invite.map_or(Some(0), |invite| invite.closed_at(now));
+            let made = invite.map_or(0, |invite| invite.created_generation);
+            closed.extend(at.map(|at| (at, made, *address)));
         }
         closed.sort_unstable_by(|a, b| b.cmp(a));
         let gone: Vec<Ipv4Addr> = closed
             .iter()
             .enumerate()
-            .filter(|(rank, (at, _))| *rank >= TOMBSTONE_LIMIT || now.saturating_sub(*at) >= TOMBSTONE_SECS)
-            .map(|(_, (_, address))| *address)
+            .filter(|(rank, (at, _, _))| {
+                *rank >= TOMBSTONE_LIMIT || now.saturating_sub(*at) >= TOMBSTONE_SECS
+            })
+            .map(|(_, (_, _, address))| *address)
             .collect();
         self.foyer.retain(|address, _| !gone.contains(address));
         !names.is_empty() || !gone.is_empty()
@@ -398,15 +406,11 @@ impl State {
 
     /// When time changes something next, seconds since 1970.
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
-        let leases =
-            self.admitted.values().filter(|admitted| !admitted.expired).map(|admitted| admitted.valid_until);
         let tombstones = self.foyer.values().filter_map(|id| self.invites.get(id)).map(|invite| {
             invite.closed_at(now).map_or(invite.expires_at, |closed| closed.saturating_add(TOMBSTONE_SECS))
         });
-        let leaving = self.admitted.values().filter(|admitted| admitted.leaving);
-        let leaving = leaving.filter_map(|a| self.leaves.get(&a.name)?.revoked.map(|r| r.at + LEAVE_SECS));
         let moves = self.moves.values().map(|moving| moving.until);
-        leases.chain(tombstones).chain(leaving).chain(moves).min()
+        self.next_turn().into_iter().chain(tombstones).chain(moves).min()
     }
 
     /// What is published. Call [`State::settle`] before.

@@ -154,6 +154,16 @@ async fn replacement() {
     assert_eq!((third.overlay, third.claims.len()), (old.overlay, 1));
     let late = client::renew(&api(&new), &keys(2), &new).await.unwrap_err();
     assert_eq!(late.code, ReasonCode::LeaseRevoked);
+
+    // The machine itself, through its own tunnel; nobody else's tunnel will do.
+    let other = join(&hub, "aws", 7, &[]).await;
+    let invite = hub.invite(InviteOrder { replace: true, ..order("pve", &["10.99.9.0/24"]) }).await;
+    let through = async |leaf| client::join(&api(leaf), &invite, &keys(4), &[], true).await;
+    assert_eq!(through(&other).await.unwrap_err().code, ReasonCode::SourceForbidden);
+    let fourth = through(&third).await.unwrap();
+    assert_eq!((fourth.overlay, fourth.claims.len()), (old.overlay, 1));
+    let late = client::renew(&api(&third), &keys(3), &third).await.unwrap_err();
+    assert_eq!(late.code, ReasonCode::LeaseRevoked);
 }
 
 /// A move changes the owner at once and fences the former one, whose route is kept until the new one's is there.

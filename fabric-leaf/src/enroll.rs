@@ -10,7 +10,7 @@ use bgp::io::Speaker;
 use control::foyer;
 use control::wire::{ApiError, EnrollProgress, EnrollStep, EnrollSummary};
 use dataplane::state::Wished;
-use enrollment::identity::SigningKey;
+use enrollment::identity::{SigningKey, WireguardKey};
 use enrollment::invite::Invite;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::NodeKeys;
@@ -129,6 +129,9 @@ impl Enroller {
     async fn steps(&mut self, owner: &mut Owner, ask: &Ask, steps: &mut Steps) -> Result<(), Refusal> {
         let invite = steps.run("invite", async { self.invite(owner, ask) }).await?;
         let admission = match (invite, owner.admission()) {
+            (Some(invite), Some(before)) if knows(&before, &invite) && ask.request.replace => {
+                self.replaced(owner, ask, &invite, before, steps).await?
+            }
             (Some(invite), Some(before)) if knows(&before, &invite) => {
                 steps.run("widening", self.widened(owner, ask, &invite, before)).await?
             }
@@ -192,6 +195,37 @@ impl Enroller {
             }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// This machine takes its own place with fresh keys, while its tunnel, session and routes go on.
+    async fn replaced(
+        &self,
+        owner: &mut Owner,
+        ask: &Ask,
+        invite: &Invite,
+        before: Admission,
+        steps: &mut Steps,
+    ) -> Result<Admission, Refusal> {
+        let clients = &ask.request.clients;
+        if invite.site != before.leaf {
+            let message = format!("this machine is {}, the invite is for {}", before.leaf, invite.site);
+            return Err(Refusal::new(ReasonCode::SiteTaken, message));
+        }
+        let mut outcome = owner.replace_itself(self, invite, clients).await;
+        if let Some(refusal) = outcome.as_ref().err().filter(|r| r.code == ReasonCode::ApprovalPending) {
+            let told = format!("{}; {}", refusal.message, refusal.fix());
+            steps.run("approval", async { Ok(((), told)) }).await?;
+            let end = Instant::now() + ask.patience;
+            while outcome.as_ref().is_err_and(|r| r.code.is_transient())
+                && Instant::now() < end
+                && !ask.progress.is_closed()
+            {
+                tokio::time::sleep(ASK_EVERY).await;
+                outcome = owner.replace_itself(self, invite, clients).await;
+            }
+        }
+        steps.run("replacement", async { outcome.map(|detail| ((), detail)) }).await?;
+        owner.admission().ok_or_else(|| Refusal::of(ReasonCode::HubSilent))
     }
 
     async fn join(
@@ -442,10 +476,10 @@ fn dataplane_failed(message: String) -> Refusal {
 }
 
 /// What a second run must not change.
-fn identity(admission: &Option<Admission>) -> Option<(Ipv4Addr, Vec<Ipv4Addr>, SigningKey)> {
+fn identity(admission: &Option<Admission>) -> Option<(Ipv4Addr, Vec<Ipv4Addr>, SigningKey, WireguardKey)> {
     let a = admission.as_ref()?;
     let hub = a.topology.hubs.first()?.signing_key;
-    Some((a.overlay, a.claims.keys().copied().collect(), hub))
+    Some((a.overlay, a.claims.keys().copied().collect(), hub, a.wireguard_key))
 }
 
 /// A refusal as the administration socket shows it.

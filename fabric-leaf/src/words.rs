@@ -2,10 +2,13 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use enrollment::invite::Invite;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::{self, NodeKeys};
 use enrollment::io::private_file;
+use enrollment::policy::KEY_SWITCH_MS;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
 use tokio::sync::oneshot;
@@ -141,6 +144,18 @@ impl Owner {
         let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
         self.doubt = Some(fresh.clone());
         let answer = client::rotate(api, &old, &fresh, &now).await?;
+        self.take_keys(fresh, answer, enroller).await
+    }
+
+    /// Puts fresh keys in force that a hub has agreed to, when it changes its side of the tunnel: what was sent before
+    /// has arrived, and what comes after waits for the handshake.
+    pub async fn take_keys(
+        &mut self,
+        fresh: Arc<NodeKeys>,
+        answer: Admission,
+        enroller: &Enroller,
+    ) -> Result<String, Refusal> {
+        tokio::time::sleep(Duration::from_millis(KEY_SWITCH_MS)).await;
         let begin = std::time::Instant::now();
         self.keys = Some(fresh.clone());
         self.doubt = None;
@@ -149,6 +164,35 @@ impl Owner {
         let key = answer.wireguard_key;
         self.accept(answer)?;
         Ok(format!("new keys in force after {} ms; WireGuard {key}", begin.elapsed().as_millis()))
+    }
+
+    /// This machine in its own place, by an invite that permits it or by approval: fresh keys, and everything else as
+    /// it was. It is asked for through the leaf's own tunnel, which carries packets until the moment of the change.
+    pub async fn replace_itself(
+        &mut self,
+        enroller: &Enroller,
+        invite: &Invite,
+        clients: &[Ipv4Addr],
+    ) -> Result<String, Refusal> {
+        let (now, _) = self.enrolled()?;
+        let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
+        let claims: Vec<_> = now.claims.keys().chain(clients).copied().collect();
+        let mut outcome = Err(Refusal::of(ReasonCode::HubSilent));
+        for api in self.hubs(&now) {
+            let before = self.doubt.replace(fresh.clone());
+            outcome = client::join(&api, invite, &fresh, &claims, true).await;
+            if outcome.as_ref().is_err_and(|refusal| refusal.code != ReasonCode::HubSilent) {
+                // This hub's word leaves no doubt: it has the old keys. Fresh ones that wait are asked for again.
+                self.doubt = before;
+            }
+            if !outcome.as_ref().is_err_and(ask_elsewhere) {
+                break;
+            }
+        }
+        match outcome {
+            Ok(answer) => self.take_keys(fresh, answer, enroller).await,
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// A rotation whose answer got lost: the hub has the old keys or the new ones. Where one pair is not answered,

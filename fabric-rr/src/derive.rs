@@ -9,6 +9,7 @@ use bgp::io::{Neighbor, Speaker};
 use bgp::settings::PeerOptions;
 use dataplane::io::Dataplane;
 use dataplane::state::{PrivateKey, PublicKey};
+use enrollment::policy::KEY_SWITCH_MS;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
@@ -18,7 +19,7 @@ use crate::{hub, peering};
 /// The number of the wish that is in force before this task begins.
 pub(crate) const FIRST_WISH: u64 = 1;
 /// How long after a rotation the hub changes the leaf's tunnel.
-const SWITCH_AFTER: Duration = Duration::from_millis(30);
+const SWITCH_AFTER: Duration = Duration::from_millis(KEY_SWITCH_MS);
 /// The shortest time between two looks at the sessions.
 const PAUSE: Duration = Duration::from_millis(50);
 

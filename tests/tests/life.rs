@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use fabric_tests::Check;
 use fabric_tests::ask::{
-    eventually, exec, json, kernel_clients, leaf, note, now_secs, ping, routerctl, site, start, stop, words,
+    client, eventually, exec, json, kernel_clients, leaf, note, now_secs, ping, routerctl, site, start, stop,
+    words,
 };
 use fabric_tests::harness::{Fabric, case, main as run};
 use lab::layout::Site;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
             case("a_claim_by_hand_is_everywhere_and_a_conflict_names_the_owner", claims),
             case("a_moved_claim_has_a_route_at_every_moment_and_fences_its_former_owner", moved),
             case("fresh_keys_cost_a_running_ping_and_a_tcp_stream_nothing", rotated),
+            case("enroll_replace_costs_a_running_ping_and_a_tcp_stream_nothing", replaced_in_place),
             case("a_machine_waits_for_approval_joins_by_itself_and_leaves_nothing", approved_and_left),
             case("a_restarted_machine_goes_on_waiting_and_a_clock_off_by_a_year_harms_nothing", waited),
             case("a_replaced_machine_takes_over_name_address_and_claims", replaced),
@@ -141,53 +143,110 @@ async fn leaf_key(f: &Fabric, name: &str) -> Result<String, String> {
     shown["wireguard_key"].as_str().map(String::from).ok_or_else(|| shown.to_string())
 }
 
-/// While the key changes three times, a ping from aws and a TCP stream to it go on.
-async fn rotated(f: Arc<Fabric>) -> Check {
-    const EVERY_MS: u64 = 200;
-    const SECS: u64 = 9;
-    let before = leaf_key(&f, "aws").await?;
-    let pinged = tokio::spawn({
-        let f = f.clone();
-        async move { ping(&f.lab, site("aws"), site("oci").client, SECS, EVERY_MS).await }
-    });
-    let stream = tokio::spawn({
-        let f = f.clone();
-        async move {
-            let perl = |script: &str| {
-                words("perl -MIO::Socket::INET -e").into_iter().chain([script.into()]).collect()
-            };
-            let server: Vec<String> = perl(
-                "alarm 14; $l = IO::Socket::INET->new(LocalPort => 7007, Listen => 1, ReuseAddr => 1) or die $!; \
-                 $c = $l->accept; print while <$c>",
-            );
-            let lab = f.lab.clone();
-            let far = tokio::spawn(async move { lab.exec("aws-client", &server, LIMIT).await });
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            let near: Vec<String> = perl(
-                "$s = IO::Socket::INET->new(PeerAddr => '10.81.10.20:7007') or die $!; $s->autoflush(1); \
-                 for (1..80) { printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 } close $s",
-            );
-            f.lab.exec("oci-client", &near, LIMIT).await.map_err(|e| e.to_string())?;
-            let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-            Ok::<_, String>(got.stdout.lines().count())
-        }
-    });
+/// What a ping from one client and a TCP stream to it came to.
+#[derive(Debug)]
+struct Flow {
+    /// Pings without an answer.
+    lost: usize,
+    /// Longest time between two answers, seconds.
+    gap: f64,
+    /// Whether every line of the stream came.
+    stream: bool,
+}
+
+impl std::fmt::Display for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stream = if self.stream { "whole" } else { "BROKEN" };
+        write!(f, "{} pings lost, longest gap {:.2} s, TCP stream {stream}", self.lost, self.gap)
+    }
+}
+
+/// Pings every 20 ms from the client `here`, and a TCP stream to it, for some seconds, with the client `there`.
+fn flow(
+    f: &Arc<Fabric>,
+    here: &'static Site,
+    there: &'static Site,
+    secs: u64,
+) -> tokio::task::JoinHandle<Result<Flow, String>> {
+    const EVERY_MS: u64 = 20;
+    let f = f.clone();
+    tokio::spawn(async move {
+        let perl = |script: String| words("perl -MIO::Socket::INET -e").into_iter().chain([script]).collect();
+        let (limit, lines) = (Duration::from_secs(secs + 20), secs * 10);
+        let server: Vec<String> = perl(format!(
+            "alarm {}; $l = IO::Socket::INET->new(LocalPort => 7007, Listen => 1, ReuseAddr => 1) or die $!; \
+             $c = $l->accept; print while <$c>",
+            secs + 15
+        ));
+        let (lab, at) = (f.lab.clone(), client(here));
+        let far = tokio::spawn(async move { lab.exec(&at, &server, limit).await });
+        let (pinging, to) = (f.clone(), there.client);
+        let pinged = tokio::spawn(async move { ping(&pinging.lab, here, to, secs, EVERY_MS).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let near: Vec<String> = perl(format!(
+            "$s = IO::Socket::INET->new(PeerAddr => '{}:7007') or die $!; $s->autoflush(1); \
+             for (1..{lines}) {{ printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 }} close $s",
+            here.client
+        ));
+        f.lab.exec(&client(there), &near, limit).await.map_err(|e| e.to_string())?;
+        let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let replies = pinged.await.map_err(|e| e.to_string())??;
+        let gap = replies.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        let lost = ((secs * 1000 / EVERY_MS) as usize).saturating_sub(replies.len());
+        Ok(Flow { lost, gap, stream: got.stdout.lines().count() as u64 == lines })
+    })
+}
+
+/// While `change` is made three times, a ping from aws and a TCP stream to it go on, and other sites notice nothing.
+async fn unnoticed<R: Future<Output = Check>>(f: &Arc<Fabric>, change: impl Fn() -> R) -> Check {
+    let before = leaf_key(f, "aws").await?;
+    let own = flow(f, site("aws"), site("oci"), 9);
+    let others = flow(f, site("pve"), site("azure"), 9);
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..3 {
-        json(&f.lab, "aws-leaf", "rotate").await?;
+        change().await?;
         tokio::time::sleep(Duration::from_millis(1500)).await;
     }
-    let replies = pinged.await.map_err(|e| e.to_string())??;
-    let lines = stream.await.map_err(|e| e.to_string())??;
-    if leaf_key(&f, "aws").await? == before {
+    let (own, others) = (own.await.map_err(|e| e.to_string())??, others.await.map_err(|e| e.to_string())??);
+    if leaf_key(f, "aws").await? == before {
         return Err("the key is the old one".into());
     }
-    let gap = replies.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-    let lost = (SECS * 1000 / EVERY_MS) as usize - replies.len();
-    let told = format!("{lost} pings lost, longest gap {gap:.2} s, {lines} of 80 lines of the stream");
-    let peers = json(&f.lab, "aws-leaf", "status").await?;
+    let told = format!("of three changes: {own}; between other sites: {others}");
+    let status = json(&f.lab, "aws-leaf", "status").await?;
+    let fine = own.stream && own.gap < 1.0 && others.stream && others.gap < 1.0;
     note(&told);
-    if lines == 80 && gap < 1.0 && peers["phase"] == "Ready" { Ok(()) } else { Err(told) }
+    if fine && status["phase"] == "Ready" { Ok(()) } else { Err(told) }
+}
+
+async fn rotated(f: Arc<Fabric>) -> Check {
+    unnoticed(&f, || async { json(&f.lab, "aws-leaf", "rotate").await.map(drop) }).await
+}
+
+/// The machine itself enrolls anew, by the hub's word; what it was before stays, but for the keys.
+async fn replaced_in_place(f: Arc<Fabric>) -> Check {
+    let before = json(&f.lab, "hub", "leaves show aws").await?;
+    let change = || async {
+        let invite = invited(&f, "--replace aws").await?;
+        let line = format!("{invite}\n");
+        for changed in [true, false] {
+            let done = routerctl(&f.lab, "aws-leaf", "enroll - --replace -o json", Some(&line)).await?;
+            let said: Value =
+                serde_json::from_str(&done.stdout).map_err(|e| format!("{e}: {}", done.detail()))?;
+            if !done.ok() || said["changed"] != changed {
+                return Err(format!("enroll --replace: {said}"));
+            }
+        }
+        Ok(())
+    };
+    unnoticed(&f, change).await?;
+    let after = json(&f.lab, "hub", "leaves show aws").await?;
+    let foreign = invited(&f, "--replace oci").await?;
+    let refused =
+        routerctl(&f.lab, "aws-leaf", "enroll - --replace -o json", Some(&format!("{foreign}\n"))).await?;
+    match before["overlay"] == after["overlay"] && before["claims"] == after["claims"] {
+        true if !refused.ok() && refused.stdout.contains("site-taken") => Ok(()),
+        same => Err(format!("same: {same}; with another site's invite: {}", refused.detail())),
+    }
 }
 
 /// What a look finds, as soon as it finds it.
@@ -406,6 +465,9 @@ async fn waited(f: Arc<Fabric>) -> Check {
 async fn replaced(f: Arc<Fabric>) -> Check {
     let before = json(&f.lab, "hub", "leaves show pve").await?;
     let invite = invited(&f, "--replace pve").await?;
+    // Its clients' flows wait for the machine that comes in place of the one that died.
+    let crossed = flow(&f, site("pve"), site("aws"), 10);
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let stranger = Stranger::begin(f.clone(), "new-pve", None).await?;
     let (code, said) =
         stranger.tell("enroll - --replace --client 10.99.9.10", Some(&format!("{invite}\n"))).await?;
@@ -415,6 +477,11 @@ async fn replaced(f: Arc<Fabric>) -> Check {
     let after = json(&f.lab, "hub", "leaves show pve").await?;
     let aws = site("aws");
     eventually(LIMIT, || has_route(&f, aws, "10.99.9.10", true)).await?;
+    let crossed = crossed.await.map_err(|e| e.to_string())??;
+    note(&format!("old machine stopped, new one enrolled: {crossed}"));
+    if !crossed.stream {
+        return Err("the TCP stream did not outlive the change of machines".into());
+    }
     let same = before["overlay"] == after["overlay"] && before["claims"] == after["claims"];
     let fresh = before["wireguard_key"] != after["wireguard_key"];
     stranger.end().await?;

@@ -246,14 +246,24 @@ impl Service {
         forbidden(format!("{source} is outside the overlay"))
     }
 
-    /// The underlay address behind a foyer address, if the invite there cares.
+    /// The underlay address behind a foyer address, if the invite there cares, or behind a leaf's own.
     async fn underlay(&self, Caller { source, door }: Caller) -> Option<IpAddr> {
         if door == Door::Tls {
             return Some(source);
         }
         let admissions = self.0.registry.snapshot();
-        let peer = admissions.foyer.iter().find(|peer| IpAddr::V4(peer.address) == source)?;
-        if peer.underlay_matters { (self.0.underlay)(peer.public_key).await } else { None }
+        if let Some(peer) = admissions.foyer.iter().find(|peer| IpAddr::V4(peer.address) == source) {
+            return if peer.underlay_matters { (self.0.underlay)(peer.public_key).await } else { None };
+        }
+        // A machine that enrolls again, or replaces itself, does so through its own tunnel.
+        (self.0.underlay)(self.own_key(source)?).await
+    }
+
+    /// The WireGuard key through which a leaf asks; none in the foyer.
+    fn own_key(&self, source: IpAddr) -> Option<WireguardKey> {
+        let admissions = self.0.registry.snapshot();
+        let foyer = matches!(source, IpAddr::V4(ip) if admissions.hub.foyer_prefix.contains(&ip));
+        if foyer { None } else { admissions.at(source).map(|leaf| leaf.wireguard_key) }
     }
 
     fn challenge(&self, from: Caller, body: &[u8]) -> Result<ChallengeAnswer, Refusal> {
@@ -284,6 +294,7 @@ impl Service {
         let envelope: Envelope = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
         let challenge = challenge_of(op, &envelope)?;
         lock(&self.0.challenges).take(&challenge, source, self.0.started.elapsed().as_secs())?;
+        let before = if op == Operation::Enroll { self.own_key(source) } else { None };
         let Granted { admission, changed } = match op {
             Operation::Enroll => {
                 let underlay = self.underlay(from).await;
@@ -291,8 +302,9 @@ impl Service {
             }
             _ => self.0.registry.leaf_request(op, envelope, source).await?,
         };
-        // A leaf that rotates or leaves must hear the answer while its old tunnel is there.
-        let waits = !matches!(op, Operation::Renew | Operation::Rotate | Operation::Leave);
+        // A leaf that takes fresh keys or leaves must hear the answer while its old tunnel is there.
+        let fresh = before.is_some_and(|key| key != admission.wireguard_key);
+        let waits = !fresh && !matches!(op, Operation::Renew | Operation::Rotate | Operation::Leave);
         if let Some(generation) = changed.filter(|_| waits) {
             tracing::info!(leaf = %admission.leaf, op = op.path(), generation, "admission changed");
             if tokio::time::timeout(APPLIED_WAIT, (self.0.applied)(generation)).await.is_err() {

@@ -17,7 +17,7 @@ use crate::identity::{InviteId, LeafName, SigningKey};
 use crate::log::{Fact, StoredInvite};
 use crate::signature::sha256;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -206,6 +206,7 @@ impl State {
             }
             Change::ClaimMoved { address, moving, claim } => {
                 self.contenders.entry(*address).or_default().remove(&moving.former.generation);
+                self.index_claim_end(&moving.from, *address);
                 let live = self.contend(*address, &moving.to, fact.machine, *claim);
                 merged.addresses.insert(*address);
                 let before = Some((moving.from.clone(), moving.former));
@@ -228,9 +229,10 @@ impl State {
                 if self.machines.get(name).is_some_and(|machines| machines.is_empty()) {
                     self.machines.remove(name);
                 }
-                self.claims_end(name, machine);
+                let ended = self.claims_end(name, machine);
                 self.settle_name(name, now, merged);
-                self.settle_addresses_of(name, ClaimStep::Forgotten, now, merged);
+                self.index_machines(name);
+                self.settle_addresses(name, ended, ClaimStep::Forgotten, now, merged);
             }
             Change::Pending(asked) => {
                 let known = self.pending.get(&asked.signing_key);
@@ -240,10 +242,11 @@ impl State {
             Change::PendingGone(_) | Change::MoveDone(_) => {
                 self.show(fact.change.clone(), now, merged);
             }
-            Change::ClaimRemoved { address, claim, step, .. } => {
+            Change::ClaimRemoved { address, leaf, claim, step } => {
                 if let Some(contenders) = self.contenders.get_mut(address) {
                     contenders.remove(&claim.generation);
                 }
+                self.index_claim_end(leaf, *address);
                 self.settle_address(*address, *step, now, merged);
             }
             Change::InviteForgotten(id) => {
@@ -283,14 +286,13 @@ impl State {
         machines.insert(leaf.machine(), Arc::new(joined));
         let before = self.leaves.get(&leaf.name).map(|shown| shown.machine());
         self.settle_name(&leaf.name, now, merged);
+        self.index_machines(&leaf.name);
         let after = self.leaves.get(&leaf.name).map(|shown| shown.machine());
-        if revoked {
-            // Claims that the other hub granted meanwhile end with their leaf.
-            self.claims_end(&leaf.name, leaf.machine());
-        }
+        // Claims that the other hub granted meanwhile end with their leaf.
+        let ended = if revoked { self.claims_end(&leaf.name, leaf.machine()) } else { BTreeSet::new() };
         if revoked || before != after {
             let step = if revoked { ClaimStep::Revoked } else { ClaimStep::Lost };
-            self.settle_addresses_of(&leaf.name, step, now, merged);
+            self.settle_addresses(&leaf.name, ended, step, now, merged);
         }
     }
 
@@ -311,21 +313,34 @@ impl State {
         self.claim_generation = self.claim_generation.max(claim.generation);
         let contender = Contender { leaf: leaf.clone(), machine, claim };
         self.contenders.entry(address).or_default().insert(claim.generation, contender);
+        self.index_claim(leaf, address);
         true
     }
 
-    fn claims_end(&mut self, name: &LeafName, machine: SigningKey) {
+    /// The claims of a machine end. Gives the addresses that it contended for: what it owned leaves an empty place,
+    /// which settling the address notices.
+    fn claims_end(&mut self, name: &LeafName, machine: SigningKey) -> BTreeSet<Ipv4Addr> {
+        let addresses = self.claimed_by(name);
         let ended = |c: &Contender| c.leaf == *name && c.machine == Some(machine);
-        // What is owned by it leaves an empty place here, which settling the address notices.
-        self.contenders.values_mut().for_each(|claims| claims.retain(|_, c| !ended(c)));
+        for address in &addresses {
+            if let Some(claims) = self.contenders.get_mut(address) {
+                claims.retain(|_, claim| !ended(claim));
+            }
+            self.index_claim_end(name, *address);
+        }
+        addresses
     }
 
-    fn settle_addresses_of(&mut self, name: &LeafName, step: ClaimStep, now: u64, merged: &mut Merged) {
-        let of_leaf = |claims: &BTreeMap<u64, Contender>| {
-            claims.is_empty() || claims.values().any(|claim| claim.leaf == *name)
-        };
-        let contended = self.contenders.iter().filter(|(_, claims)| of_leaf(claims));
-        let mut addresses: BTreeSet<Ipv4Addr> = contended.map(|(address, _)| *address).collect();
+    /// Settles these addresses and all that a name contends for or owns.
+    fn settle_addresses(
+        &mut self,
+        name: &LeafName,
+        mut addresses: BTreeSet<Ipv4Addr>,
+        step: ClaimStep,
+        now: u64,
+        merged: &mut Merged,
+    ) {
+        addresses.extend(self.claimed_by(name));
         addresses.extend(self.claims_of(name).into_keys());
         addresses.into_iter().for_each(|address| self.settle_address(address, step, now, merged));
     }
@@ -389,7 +404,7 @@ impl State {
 
     /// Every machine that lost its name to one that was admitted first, and is not revoked.
     pub fn all_rivals(&self) -> impl Iterator<Item = &Arc<Leaf>> {
-        self.machines.keys().flat_map(|name| self.rivals(name)).filter(|leaf| leaf.revoked.is_none())
+        self.contested().flat_map(|name| self.rivals(name)).filter(|leaf| leaf.revoked.is_none())
     }
 
     /// The claims of an address that wait behind its owner's.
@@ -461,10 +476,12 @@ impl State {
     pub fn restore(&mut self, rival: Result<Leaf, (Ipv4Addr, Contender)>) {
         match rival {
             Ok(leaf) => {
-                let machines = self.machines.entry(leaf.name.clone()).or_default();
-                machines.insert(leaf.machine(), Arc::new(leaf));
+                let name = leaf.name.clone();
+                self.machines.entry(name.clone()).or_default().insert(leaf.machine(), Arc::new(leaf));
+                self.index_machines(&name);
             }
             Err((address, contender)) => {
+                self.index_claim(&contender.leaf, address);
                 let claims = self.contenders.entry(address).or_default();
                 claims.insert(contender.claim.generation, contender);
             }

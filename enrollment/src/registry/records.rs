@@ -10,7 +10,7 @@ use crate::topology::HubNode;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// An enrolled (or revoked) leaf as it is stored.
@@ -297,6 +297,13 @@ pub struct Admissions {
     pub hubs: Vec<HubNode>,
     /// Machines that lost their name to one that was admitted first: their tunnel stays, so that they can be told.
     pub rivals: Vec<(WireguardKey, Ipv4Addr)>,
+}
+
+impl Admissions {
+    /// The leaf at an overlay address.
+    pub fn at(&self, source: IpAddr) -> Option<&Arc<Admitted>> {
+        self.leaves.values().find(|leaf| IpAddr::V4(leaf.overlay) == source)
+    }
 }
 
 /// A claim of an address, whether it owns it or waits.
