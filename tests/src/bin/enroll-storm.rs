@@ -24,11 +24,9 @@ use enrollment::view::{AuditReport, ClaimView, LeafView};
 const P99: Duration = Duration::from_millis(200);
 /// How much longer the last part of the sequence may take, and how much faster the file may grow, than the first.
 const FLAT: f64 = 1.5;
-/// Machines that share an invite in the sequence: below what one source may ask at once.
-const SHARE: u32 = 50;
-/// How long a source takes to be permitted what a share asks (two requests a machine, 20 a second): the hub gives the
-/// foyer address of a spent invite to the next one.
-const PAUSE: Duration = Duration::from_millis(5_000);
+/// Machines that share an invite, and so its foyer address, in the sequence: each asks twice, and one source may ask 200
+/// times at once. The next invite has another address: a spent one keeps its own for a while.
+const SHARE: u32 = 20;
 
 async fn invite(hub: &Client, site: String, uses: u32) -> Result<Invite, String> {
     let new = NewInvite {
@@ -130,9 +128,6 @@ async fn in_sequence(hub: &Client, paths: &Paths, count: u32) -> Result<bool, St
     let (mut size, mut open) = (registry_octets(paths), None);
     for n in 0..count {
         if n % SHARE == 0 {
-            if n > 0 {
-                tokio::time::sleep(PAUSE).await;
-            }
             open = Some(invite(hub, format!("seq-{n}"), SHARE.min(count - n).max(2)).await?);
         }
         let invite = open.as_ref().ok_or("no invite")?;
