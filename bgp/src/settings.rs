@@ -113,6 +113,21 @@ impl Guard {
     pub fn min_ttl(&self) -> u8 {
         self.max_hops.map_or(0, |hops| 255 - hops.saturating_sub(1))
     }
+
+    /// What may be amiss when a neighbour does not answer at all, to be put behind an error: the kernel drops what is
+    /// not as it should be without a word. Empty without a guard.
+    pub fn hint(&self) -> String {
+        let md5 = self.md5.as_ref().map_or("", |_| "; TCP-MD5 is on: is the key the same at both ends?");
+        format!("{md5}{}", self.distance_hint())
+    }
+
+    /// The same for who has connected, and so has the right key.
+    pub fn distance_hint(&self) -> String {
+        self.max_hops.map_or(String::new(), |hops| {
+            let plural = if hops == 1 { "" } else { "s" };
+            format!("; GTSM is on: does it send with TTL 255, from at most {hops} hop{plural} away?")
+        })
+    }
 }
 
 /// At which share of its prefix limit a neighbour is warned of, in percent, unless said otherwise.

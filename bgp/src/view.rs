@@ -259,6 +259,10 @@ pub struct SpeakerView {
     /// key), `not-found` (unsigned, where a key is set), `unexpected` (signed, where none is).
     #[serde(default)]
     pub md5_dropped: BTreeMap<String, u64>,
+    /// Segments that the kernel dropped since the speaker started, on the whole host, because they came from further
+    /// off than permitted (GTSM, RFC 5082), over IPv4 and IPv6.
+    #[serde(default)]
+    pub ttl_dropped: u64,
     /// What keeps the speaker from doing all that it was told, each with its remedy.
     #[serde(default)]
     pub findings: Vec<String>,

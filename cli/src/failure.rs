@@ -122,14 +122,17 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Refused(refused) => refused.into(),
             ClientError::Unreachable { socket, daemon, error } => {
-                let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-                let fix = if denied {
-                    "run it as root: the administration socket is open to its owner alone".to_string()
-                } else {
-                    format!(
-                        "start it: `systemctl start {daemon}`, or run `{daemon}`; other directories: --root DIR"
-                    )
-                };
+                if error.kind() == std::io::ErrorKind::PermissionDenied {
+                    let message = format!(
+                        "this user may not administer this node: {} is not open to it",
+                        socket.display()
+                    );
+                    let fix = "run it as root, or as a member of the group that `adminGroup` of the BGPRouter names";
+                    return Failure::bad(control::admin::NOT_ADMINISTRATOR, message).fix(fix);
+                }
+                let fix = format!(
+                    "start it: `systemctl start {daemon}`, or run `{daemon}`; other directories: --root DIR"
+                );
                 Failure::unreachable(format!("no daemon answers at {}: {error}", socket.display())).fix(fix)
             }
             ClientError::Garbled { path, what } => {

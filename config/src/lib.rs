@@ -54,8 +54,8 @@ pub use spec::{
     SamEnrollmentClient, SamEnrollmentPolicy, WireGuardInterface,
 };
 pub use value::{
-    AddPathSend, Endpoint, FilePath, InterfaceName, Name, NotAccepted, RegistryPlace, foyer_prefix,
-    hub_address,
+    AddPathSend, Endpoint, FilePath, GroupName, InterfaceName, Name, NotAccepted, RegistryPlace,
+    foyer_prefix, hub_address,
 };
 
 /// The longest configuration file that is read, in bytes: 4 MiB.

@@ -9,7 +9,7 @@ use crate::codec::{Codec, Flag, Many, Maybe, Text, Whole, Words};
 use crate::kind::Role;
 use crate::mrt_dump::{MrtDump, MrtDumpMapping};
 use crate::resource::{Fallback, resource};
-use crate::value::{AddPathSend, Endpoint, FilePath, InterfaceName, RegistryPlace};
+use crate::value::{AddPathSend, Endpoint, FilePath, GroupName, InterfaceName, RegistryPlace};
 
 const ASN: Whole<u32> = Whole::range(1, u32::MAX as u64);
 const HOLD_TIME: Whole<u16> = Whole::secs(3, u16::MAX as u64).or_zero();
@@ -38,6 +38,7 @@ const INTERFACE: Text<InterfaceName> = Text::new("an interface name of 1 to 15 c
 
 const REGISTRY: Text<RegistryPlace> =
     Text::new("sqlite, or postgres://user@host/database without a password");
+const GROUP: Text<GroupName> = Text::new("the name of a group of this host");
 const FILE: Text<FilePath> = Text::new("the absolute path of a file");
 const ADD_PATH_SEND: Text<AddPathSend> = Text::new("`none`, `all`, or `best-2` to `best-254`");
 const PERCENT: Whole<u8> = Whole::range(1, 100);
@@ -119,6 +120,9 @@ resource! {
         );
         /// Offered hold time in seconds; 0 turns keepalives off (RFC 4271 section 4.2).
         hold_time_secs: u16 = "holdTimeSecs", HOLD_TIME, Fallback::Value(|| 9);
+        /// A group of this host whose members may administer the node beside root; it must be there when the daemon starts.
+        admin_group: Option<GroupName> = "adminGroup", Maybe(GROUP),
+            Fallback::Derived("none: root alone", |_| Some(None));
         /// Address and TCP port at which this node answers Prometheus (`GET /metrics`), and nothing else; it must be there when the daemon starts.
         metrics_listen: Option<SocketAddr> = "metricsListen", Maybe(LISTEN),
             Fallback::Derived("none: no metrics are served", |_| Some(None));

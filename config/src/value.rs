@@ -65,6 +65,37 @@ impl fmt::Display for InterfaceName {
     }
 }
 
+/// The name of a group of the host: 1 to 32 of `a-z`, `0-9`, `_` and `-`, beginning with a letter or `_`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupName(String);
+
+impl GroupName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GroupName {
+    type Err = NotAccepted;
+
+    fn from_str(text: &str) -> Result<Self, NotAccepted> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
+        if first && text.len() <= 32 && text.bytes().all(inner) {
+            Ok(GroupName(text.into()))
+        } else {
+            Err(NotAccepted)
+        }
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// How many paths of a prefix a neighbour is sent (RFC 7911): `none` beyond the best, `all`, or `best-2` to `best-254`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddPathSend {

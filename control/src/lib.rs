@@ -2,12 +2,13 @@
 //! requests and answers on the administration socket ([`wire`]), and both ends of that socket
 //! ([`client`], [`server`]).
 //!
-//! The socket is a Unix socket of mode 0600 in the node's run directory. It is the only way to administer a
-//! node: the leaf-facing API of the hub (crate `enrollment`) has none of these words.
+//! The socket is a Unix socket in the node's run directory, for root and at most one group ([`admin`]). It is the only
+//! way to administer a node: the leaf-facing API of the hub (crate `enrollment`) has none of these words.
 //!
 //! Reading order: `paths`, `wire`, `client`, `server`. What both daemons derive alike is here too: `foyer`,
 //! `neighbors`, `speaker`, `explain`, `metrics`.
 
+pub mod admin;
 pub mod client;
 pub mod daemon;
 pub mod explain;

@@ -71,6 +71,7 @@ families! {
     BUILD "fabric_build_info" Gauge ["role", "version"] "Always 1; the role and version of the daemon.";
     UPTIME "fabric_uptime_seconds" Gauge [] "Seconds since the daemon started.";
     READY "fabric_ready" Gauge [] "1 when the node says Ready, else 0.";
+    ADMIN_REFUSED "fabric_administration_refused_total" Counter [] "Requests on the administration socket that were refused for who asked.";
     SESSIONS "fabric_bgp_sessions" Gauge ["state"] "Neighbours by the state of their session.";
     PREFIXES "fabric_bgp_prefixes" Gauge [] "Prefixes with a best path.";
     PATHS "fabric_bgp_paths" Gauge [] "Paths held, rejected ones included.";
@@ -79,6 +80,7 @@ families! {
     RESTARTING "fabric_bgp_restarting" Gauge [] "1 while End-of-RIB is held back after a restart.";
     REFUSED "fabric_bgp_connections_refused_total" Counter ["reason"] "Connections refused.";
     MD5 "fabric_bgp_md5_dropped_total" Counter ["kind"] "Segments that the kernel dropped for TCP-MD5, on the whole host.";
+    TTL "fabric_bgp_ttl_dropped_total" Counter [] "Segments that the kernel dropped because they came from too far off (GTSM), on the whole host.";
     REJECTED "fabric_bgp_rejected_routes" Gauge ["reason"] "Routes of neighbours that are kept out now.";
     OMITTED "fabric_bgp_peers_omitted" Gauge [] "Neighbours without lines of their own: only the first 500 by name have some.";
     UP "fabric_bgp_peer_established" Gauge ["peer"] "1 while the session is Established.";
@@ -189,6 +191,7 @@ fn node(page: &mut Page, status: &NodeStatus, now: u64) {
     page.family(&BUILD, [(vec![status.role.clone(), status.version.clone()], 1.0)]);
     page.number(&UPTIME, status.uptime_secs as f64);
     page.number(&READY, bit(status.phase == "Ready"));
+    page.number(&ADMIN_REFUSED, status.administration_refused as f64);
     if let Some(dumps) = &status.mrt_dump {
         page.number(&MRT_WRITTEN, dumps.written as f64);
         page.number(&MRT_FAILED, dumps.failed as f64);
@@ -209,6 +212,7 @@ fn whole(page: &mut Page, speaker: &SpeakerView) {
     page.number(&RESTARTING, bit(speaker.restarting));
     page.family(&REFUSED, labelled(&speaker.refused));
     page.family(&MD5, labelled(&speaker.md5_dropped));
+    page.number(&TTL, speaker.ttl_dropped as f64);
 }
 
 fn neighbors(page: &mut Page, peers: &[PeerView]) {

@@ -144,6 +144,9 @@ pub struct NodeStatus {
     /// The dumps of the table that `mrtDump` asks for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mrt_dump: Option<MrtDumpView>,
+    /// Requests on the administration socket that were refused since the daemon started, for who asked.
+    #[serde(default)]
+    pub administration_refused: u64,
 }
 
 /// What became of the dumps of the table (MRT, RFC 6396) since the daemon started.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bgp::io::{BestPaths, Speaker};
+use control::admin::Administrators;
 use control::daemon::{PidFile, stop_signal};
 use control::mrt_dump::Dumps;
 use control::{Node, Paths};
@@ -41,6 +42,8 @@ pub struct Leaf {
     pub speaker: watch::Receiver<Option<Speaker>>,
     /// The dumps of its table, if they are asked for.
     pub dumps: Option<Dumps>,
+    /// Who may administer it.
+    pub administrators: Administrators,
     /// What its hubs reject of its routes.
     pub hubs: Arc<HubsWord>,
     /// What was wished of the dataplane last.
@@ -82,13 +85,15 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
     let config = settings::load(&file)?;
     paths.create().map_err(io(format!("creating {} and {}", paths.state.display(), paths.run.display())))?;
     let socket = paths.socket(Node::Leaf);
-    let admin = control::server::listen(&socket).map_err(io(format!("listening on {}", socket.display())))?;
+    let group = config.router.spec.admin_group.as_ref().map(config::GroupName::as_str);
+    let administrators = Administrators::new(group).map_err(io("finding the administrators".into()))?;
+    let admin = administrators.listen(&socket).map_err(io(format!("listening on {}", socket.display())))?;
     let _pid = PidFile::write(&paths.pid_file(Node::Leaf)).map_err(io("writing the pid file".into()))?;
 
-    let leaf = Arc::new(start(&paths, file, &config).await?);
+    let leaf = Arc::new(start(&paths, file, &config, administrators.clone()).await?);
     tokio::spawn({
         let routes = http::router(leaf.clone());
-        async move { axum::serve(admin, routes).await }
+        async move { administrators.serve(admin, routes).await }
     });
     if let Some(address) = config.router.spec.metrics_listen {
         let served = control::metrics::serve(address, measured::observe(leaf.clone())).await;
@@ -107,7 +112,12 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
     Ok(())
 }
 
-async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Leaf, RunError> {
+async fn start(
+    paths: &Paths,
+    file: PathBuf,
+    config: &config::Leaf,
+    administrators: Administrators,
+) -> Result<Leaf, RunError> {
     enrollment::io::keys::finish_promotion(&paths.state).map_err(start_error)?;
     let keys = NodeKeys::load(&paths.state).map_err(start_error)?.map(Arc::new);
     let state = LeafState::load(&paths.leaf_state()).map_err(start_error)?.map(Arc::new);
@@ -164,6 +174,7 @@ async fn start(paths: &Paths, file: PathBuf, config: &config::Leaf) -> Result<Le
         file,
         started: Instant::now(),
         dumps: Dumps::start(Arc::new(move || found.borrow().clone()), config.router.spec.mrt_dump.clone()),
+        administrators,
         hubs: Arc::new(HubsWord::new(membership.clone(), keys_seen)),
         membership,
         current,

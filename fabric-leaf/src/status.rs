@@ -75,6 +75,7 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
         leaves: 0,
         replication: None,
         mrt_dump: leaf.dumps.as_ref().map(|dumps| dumps.view()),
+        administration_refused: leaf.administrators.refused(),
     }
 }
 

@@ -10,6 +10,7 @@ use bgp::io::{DynamicPeers, Liveness, Neighbor, Restarting, Speaker, SpeakerConf
 use bgp::policy::Admission;
 use bgp::settings::{AddPathOptions, PeerOptions};
 use config::{BgpRouter, Config, Enrollment, Fabric, PeerAdmission};
+use control::admin::Administrators;
 use control::daemon::{PidFile, stop_signal};
 use control::mrt_dump::Dumps;
 use control::neighbors::{bfd, neighbors};
@@ -60,6 +61,8 @@ pub struct Hub {
     pub speaker: Speaker,
     /// The dumps of its table, if they are asked for.
     pub dumps: Option<Dumps>,
+    /// Who may administer it.
+    pub administrators: Administrators,
     /// Enrollment and dataplane; a plain reflector has neither.
     pub enrolled: Option<Enrolled>,
 }
@@ -128,13 +131,15 @@ pub async fn run(paths: Paths, file: PathBuf) -> Result<(), RunError> {
     };
     paths.create().map_err(io(format!("creating {} and {}", paths.state.display(), paths.run.display())))?;
     let socket = paths.socket(Node::Hub);
-    let admin = control::server::listen(&socket).map_err(io(format!("listening on {}", socket.display())))?;
+    let group = hub_config.router.spec.admin_group.as_ref().map(config::GroupName::as_str);
+    let administrators = Administrators::new(group).map_err(io("finding the administrators".into()))?;
+    let admin = administrators.listen(&socket).map_err(io(format!("listening on {}", socket.display())))?;
     let _pid = PidFile::write(&paths.pid_file(Node::Hub)).map_err(io("writing the pid file".into()))?;
 
-    let hub = Arc::new(start(&paths, file, hub_config, config).await?);
+    let hub = Arc::new(start(&paths, file, hub_config, config, administrators.clone()).await?);
     tokio::spawn({
         let routes = http::router(hub.clone());
-        async move { axum::serve(admin, routes).await }
+        async move { administrators.serve(admin, routes).await }
     });
     if let Some(address) = hub.config.router.spec.metrics_listen {
         let served = control::metrics::serve(address, measured::observe(hub.clone())).await;
@@ -157,6 +162,7 @@ async fn start(
     file: PathBuf,
     mut config: config::Hub,
     mut effective: Config,
+    administrators: Administrators,
 ) -> Result<Hub, RunError> {
     let opened = match config.enrollment {
         Some(_) => Some(open_enrollment(paths, &file, &mut config, &mut effective).await?),
@@ -197,7 +203,17 @@ async fn start(
         }
     };
     let name = config.router.name.to_string();
-    Ok(Hub { name, file, config, effective, started: Instant::now(), speaker, dumps, enrolled })
+    Ok(Hub {
+        name,
+        file,
+        config,
+        effective,
+        started: Instant::now(),
+        speaker,
+        dumps,
+        administrators,
+        enrolled,
+    })
 }
 
 fn speaker_config(router: &BgpRouter, opened: Option<&Opened>) -> Result<SpeakerConfig, RunError> {

@@ -38,6 +38,7 @@ pub async fn node(hub: &Hub) -> NodeStatus {
         leaves: hub.enrolled.as_ref().map_or(0, |e| e.registry.snapshot().leaves.len()),
         replication: replication(hub).await,
         mrt_dump: hub.dumps.as_ref().map(|dumps| dumps.view()),
+        administration_refused: hub.administrators.refused(),
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::guard::{self, Keys};
+use super::guard::{self, Dropped, Keys};
 use super::handle::{Command, Publish, StartError};
 use super::liveness;
 use crate::egress::SLICES;
@@ -109,7 +109,7 @@ pub(super) struct Inner {
     listeners: Vec<Rc<TcpListener>>,
     keys: Keys,
     /// What the kernel had dropped before we started.
-    dropped_before: std::collections::BTreeMap<String, u64>,
+    dropped_before: Dropped,
 }
 
 /// What all tasks of the thread share. No borrow of `inner` lasts over an await.
@@ -174,7 +174,7 @@ async fn run(
         publish,
         listeners: Vec::new(),
         keys: Keys::default(),
-        dropped_before: guard::dropped(),
+        dropped_before: Dropped::ever(),
     };
     let shared = Rc::new(Shared {
         inner: RefCell::new(inner),
@@ -251,7 +251,8 @@ fn obey(shared: &Rc<Shared>, command: Command) {
         Command::Summary(done) => {
             let mut view = shared.tell(|s, now| s.summary(now));
             let inner = shared.inner.borrow();
-            view.md5_dropped = guard::since(&inner.dropped_before);
+            let dropped = Dropped::ever().since(&inner.dropped_before);
+            (view.md5_dropped, view.ttl_dropped) = (dropped.md5, dropped.ttl);
             view.findings = inner.keys.findings();
             let _ = done.send(view);
         }
@@ -311,9 +312,8 @@ async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<Ip
     match outcome {
         Ok(stream) => adopt(&shared, stream, to.ip(), Direction::Out(peer)),
         Err(e) => {
-            // The kernel drops what is signed otherwise without a word.
-            let silent = e.kind() == ErrorKind::TimedOut && guard.md5.is_some();
-            let hint = if silent { "; TCP-MD5 is on: is the key the same at both ends?" } else { "" };
+            let silent = e.kind() == ErrorKind::TimedOut;
+            let hint = if silent { guard.hint() } else { String::new() };
             shared.tell(|s, now| s.dial_failed(&peer, &format!("connect to {to}: {e}{hint}"), now));
         }
     }

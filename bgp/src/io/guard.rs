@@ -118,33 +118,53 @@ pub(super) fn guard_accepted(stream: &TcpStream, guard: &Guard) -> io::Result<()
     }
 }
 
-/// Segments that the kernel of this network namespace has dropped for TCP-MD5, ever.
-pub(super) fn dropped() -> BTreeMap<String, u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap_or_default();
-    counters(&text)
+/// Segments that the kernel of this network namespace has dropped, for all its sockets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dropped {
+    /// For TCP-MD5, by kind.
+    pub md5: BTreeMap<String, u64>,
+    /// Because their TTL or hop limit was too small (RFC 5082), of both families.
+    pub ttl: u64,
 }
 
-/// `TcpExt:` names on one line, values on the next.
-fn counters(text: &str) -> BTreeMap<String, u64> {
-    let mut lines = text.lines().filter_map(|l| l.strip_prefix("TcpExt:"));
-    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return BTreeMap::new() };
-    let known =
-        [("TCPMD5NotFound", "not-found"), ("TCPMD5Unexpected", "unexpected"), ("TCPMD5Failure", "failure")];
-    let all = names.split_whitespace().zip(values.split_whitespace());
-    all.filter_map(|(name, value)| {
-        let (_, ours) = known.iter().find(|(theirs, _)| *theirs == name)?;
-        Some((ours.to_string(), value.parse().ok()?))
-    })
-    .collect()
-}
+impl Dropped {
+    /// Ever.
+    pub(super) fn ever() -> Dropped {
+        Dropped::read(&std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap_or_default())
+    }
 
-/// What was dropped since `before`, without zeros.
-pub(super) fn since(before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let more = |(name, n): (String, u64)| {
-        let old = before.get(&name).copied().unwrap_or(0);
-        Some((name, n.saturating_sub(old))).filter(|(_, n)| *n > 0)
-    };
-    dropped().into_iter().filter_map(more).collect()
+    /// `TcpExt:` names on one line, values on the next.
+    fn read(text: &str) -> Dropped {
+        let mut lines = text.lines().filter_map(|l| l.strip_prefix("TcpExt:"));
+        let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return Dropped::default() };
+        let mut dropped = Dropped::default();
+        for (name, value) in names.split_whitespace().zip(values.split_whitespace()) {
+            let kind = match name {
+                "TCPMD5NotFound" => "not-found",
+                "TCPMD5Unexpected" => "unexpected",
+                "TCPMD5Failure" => "failure",
+                "TCPMinTTLDrop" => {
+                    dropped.ttl = value.parse().unwrap_or_default();
+                    continue;
+                }
+                _ => continue,
+            };
+            dropped.md5.insert(kind.to_string(), value.parse().unwrap_or_default());
+        }
+        dropped
+    }
+
+    /// What was dropped after `before`, without zeros.
+    pub(super) fn since(self, before: &Dropped) -> Dropped {
+        let more = |(name, n): (String, u64)| {
+            let old = before.md5.get(&name).copied().unwrap_or(0);
+            Some((name, n.saturating_sub(old))).filter(|(_, n)| *n > 0)
+        };
+        Dropped {
+            md5: self.md5.into_iter().filter_map(more).collect(),
+            ttl: self.ttl.saturating_sub(before.ttl),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -191,8 +211,17 @@ mod tests {
 
     #[test]
     fn the_kernels_counters_are_read() {
-        let text = "TcpExt: A TCPMD5NotFound TCPMD5Unexpected TCPMD5Failure B\nTcpExt: 9 1 2 3 9\nIpExt: X\n";
-        let want = [("failure", 3), ("not-found", 1), ("unexpected", 2)];
-        assert_eq!(counters(text), want.map(|(name, n)| (name.to_string(), n)).into());
+        let text = |found, ttl| {
+            format!(
+                "TcpExt: A TCPMD5NotFound TCPMD5Unexpected TCPMinTTLDrop TCPMD5Failure B\nTcpExt: 9 {found} 2 {ttl} 3 9\nIpExt: X\n"
+            )
+        };
+        let before = Dropped::read(&text(1, 4));
+        let md5 = [("failure", 3), ("not-found", 1), ("unexpected", 2)];
+        assert_eq!(before.md5, md5.map(|(name, n)| (name.to_string(), n)).into());
+        assert_eq!(before.ttl, 4);
+        let since = Dropped::read(&text(8, 9)).since(&before);
+        assert_eq!(since, Dropped { md5: [("not-found".to_string(), 7)].into(), ttl: 5 });
+        assert_eq!(Dropped::read("IpExt: X\n"), Dropped::default());
     }
 }

@@ -19,6 +19,8 @@ use crate::store::SourceId;
 use crate::types::{Family, PeerKey, Prefix};
 
 /// Dynamic peers that have gone and are still shown: at most so many beyond the limit of sessions.
+/// Its NOTIFICATION code (RFC 4271 section 4.5).
+const HOLD_TIMER_EXPIRED: u8 = 4;
 const GONE_KEPT: usize = 1024;
 
 type Refusal = (&'static str, Notification);
@@ -249,6 +251,10 @@ impl Speaker {
             peer.since = now;
         }
         peer.last_error = Some(match &end {
+            // Its SYN was taken, and what came after it was not heard.
+            End::Sent(n) if n.code == HOLD_TIMER_EXPIRED && conn.source.is_none() => {
+                format!("sent {n}{}", peer.options().guard.distance_hint())
+            }
             End::Sent(n) => format!("sent {n}"),
             End::Received(n) => format!("received {n}"),
             End::Lost(how) => how.clone(),

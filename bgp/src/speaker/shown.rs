@@ -40,6 +40,7 @@ impl Speaker {
             attribute_sets: self.store.len(),
             refused: self.refused.iter().map(|(why, n)| (why.to_string(), *n)).collect(),
             md5_dropped: BTreeMap::new(),
+            ttl_dropped: 0,
             findings: Vec::new(),
             log_bytes: self.log.bytes(),
         }

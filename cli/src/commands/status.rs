@@ -50,6 +50,10 @@ fn people(status: &NodeStatus) -> String {
     let sessions = format!("{} of {} sessions established", bgp.established, bgp.peers);
     head.push(("bgp", format!("{sessions}, {} routes accepted, {} rejected", bgp.accepted, bgp.rejected)));
     head.extend(status.mrt_dump.as_ref().map(|dumps| ("mrt dumps", mrt_dumps(dumps))));
+    if status.administration_refused > 0 {
+        let told = format!("{} requests refused for who asked", status.administration_refused);
+        head.push(("administration", told));
+    }
     let mut parts = Vec::new();
     if let Some(report) = &status.dataplane {
         head.push(("dataplane", format!("{} ({})", word(&report.dataplane), report.why)));

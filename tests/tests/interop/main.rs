@@ -37,6 +37,8 @@ pub(crate) enum Feature {
     TheyRestart,
     WeRestart,
     Md5,
+    Gtsm,
+    GtsmIpv6,
     BfdUp,
     BfdCut,
     BfdIpv6,
@@ -44,7 +46,7 @@ pub(crate) enum Feature {
 }
 
 impl Feature {
-    const ALL: [(Feature, &'static str); 17] = [
+    const ALL: [(Feature, &'static str); 19] = [
         (Feature::Routes, "routes"),
         (Feature::Ipv6, "IPv6"),
         (Feature::Mapped, "mapped hop"),
@@ -58,6 +60,8 @@ impl Feature {
         (Feature::TheyRestart, "they restart"),
         (Feature::WeRestart, "we restart"),
         (Feature::Md5, "TCP-MD5"),
+        (Feature::Gtsm, "GTSM"),
+        (Feature::GtsmIpv6, "GTSM on IPv6"),
         (Feature::BfdUp, "BFD up"),
         (Feature::BfdCut, "BFD cut"),
         (Feature::BfdIpv6, "BFD on IPv6"),
@@ -85,6 +89,14 @@ impl Feature {
                 Some("a leaf's speaker sends such next hops, `fabric-rr` has no routes of its own")
             }
             (_, Role::Reflector, Feature::Md5) => Some("a key is the same code in both roles"),
+            (_, Role::Reflector, Feature::Gtsm | Feature::GtsmIpv6) => {
+                Some("only a `BGPPeer` or `BGPDynamicPeer` has `maxHops`")
+            }
+            (Make::OpenBgpd, _, Feature::Gtsm | Feature::GtsmIpv6) => Some(
+                "version 7.7 sends to neighbours of its own AS with TTL 64, whatever `ttl-security` says",
+            ),
+            (Make::ExaBgp, _, Feature::Gtsm | Feature::GtsmIpv6) => Some("tested with BIRD, FRR and GoBGP"),
+            (Make::GoBgp, _, Feature::GtsmIpv6) => Some("tested over IPv4 alone"),
             (Make::OpenBgpd, _, Feature::WeAsk) => Some(
                 "version 7.7 answers nobody's, BIRD's neither: `AID IPv4 unicast not negotiated`, though routes flow",
             ),

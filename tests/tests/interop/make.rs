@@ -30,6 +30,10 @@ pub enum Role {
     ClientWithQuickBfd,
     /// The same with TCP-MD5.
     ClientWithKey,
+    /// The same with GTSM: each hears the other from the same link only.
+    ClientNearby,
+    /// The same with GTSM over IPv6.
+    ClientNearbyOverIpv6,
     /// The reflector, which our leaf and the witness dial.
     Reflector,
 }
@@ -40,7 +44,7 @@ impl Role {
         match self {
             Role::ClientWithBfd | Role::ClientOverIpv6 => Some(300),
             Role::ClientWithQuickBfd => Some(50),
-            Role::Client | Role::ClientWithKey | Role::Reflector => None,
+            _ => None,
         }
     }
 
@@ -49,9 +53,18 @@ impl Role {
         self.bfd_millis().is_some()
     }
 
+    /// Whether GTSM is on at both ends.
+    pub fn nearby(self) -> bool {
+        matches!(self, Role::ClientNearby | Role::ClientNearbyOverIpv6)
+    }
+
     /// The addresses of its session: ours and its own.
     pub fn ends(self) -> [&'static str; 2] {
-        if self == Role::ClientOverIpv6 { ["fd09::1", "fd09::2"] } else { [DIALLERS[0], FAR] }
+        if matches!(self, Role::ClientOverIpv6 | Role::ClientNearbyOverIpv6) {
+            ["fd09::1", "fd09::2"]
+        } else {
+            [DIALLERS[0], FAR]
+        }
     }
 }
 
@@ -386,7 +399,10 @@ fn bird(role: Role, routes: &[u8]) -> String {
         | Role::ClientWithBfd
         | Role::ClientOverIpv6
         | Role::ClientWithQuickBfd
-        | Role::ClientWithKey => {
+        | Role::ClientWithKey
+        | Role::ClientNearby
+        | Role::ClientNearbyOverIpv6 => {
+            let near = if role.nearby() { "ttl security on;" } else { "" };
             let bfd = if role.with_bfd() { "bfd on;" } else { "" };
             let key =
                 if role == Role::ClientWithKey { format!("password \"{KEY}\";") } else { String::new() };
@@ -399,7 +415,7 @@ fn bird(role: Role, routes: &[u8]) -> String {
             let [ours, theirs] = role.ends();
             let _ = writeln!(
                 text,
-                "protocol bgp near {{ local {theirs} as 64512; neighbor {ours} as 64512; direct; {quick} {bfd} {key} {own} }}"
+                "protocol bgp near {{ local {theirs} as 64512; neighbor {ours} as 64512; direct; {quick} {near} {bfd} {key} {own} }}"
             );
         }
         Role::Reflector => {
@@ -438,6 +454,9 @@ fn frr(role: Role, routes: &[u8]) -> String {
             Role::Reflector => drop(writeln!(text, " neighbor {n} passive")),
             Role::ClientWithKey => drop(writeln!(text, " neighbor {n} password {KEY}")),
             _ => {}
+        }
+        if role.nearby() {
+            let _ = writeln!(text, " neighbor {n} ttl-security hops 1");
         }
         if let Some(ms) = role.bfd_millis() {
             let _ = writeln!(text, " neighbor {n} bfd 3 {ms} {ms}");
@@ -481,6 +500,9 @@ fn gobgp(role: Role) -> String {
              [neighbors.graceful-restart.config]\n  enabled = true\n  restart-time = 60\n  deferral-time = 5\n\
              [neighbors.transport.config]\n  local-address = \"10.9.0.2\"\n"
         );
+        if role.nearby() {
+            text += "[neighbors.ttl-security.config]\n  enabled = true\n  ttl-min = 255\n";
+        }
         if role == Role::Reflector {
             text += "  passive-mode = true\n[neighbors.route-reflector.config]\n  route-reflector-client = true\n  \
                      route-reflector-cluster-id = \"9.9.9.9\"\n";

@@ -1,5 +1,8 @@
 //! What is done in each row, in the order of the table.
 
+mod guarded;
+mod liveness;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -30,8 +33,6 @@ const OURS_V6: &str = "2001:db8:69::1/128";
 const MAPPED: &str = "::ffff:10.99.0.1";
 /// How long what must stay is watched.
 const WATCH: Duration = Duration::from_millis(1500);
-/// How long BFD must stay up without a break.
-const STEADY: Duration = Duration::from_secs(3);
 /// Program and Debian package.
 const PROGRAMS: [(&str, &str); 9] = [
     ("ip", "iproute2"),
@@ -66,6 +67,7 @@ pub fn run(make: Make, role: Role) -> Cells {
         Role::ClientOverIpv6 => "s",
         Role::ClientWithQuickBfd => "q",
         Role::ClientWithKey => "k",
+        Role::ClientNearby | Role::ClientNearbyOverIpv6 => "g",
         Role::Reflector => "r",
     };
     let remote = if role == Role::Reflector { FAR } else { NEAR };
@@ -91,6 +93,8 @@ pub fn run(make: Make, role: Role) -> Cells {
             (Feature::TheyRestart, Row::client_restarts),
             (Feature::WeRestart, Row::reflector_restarts),
             (Feature::Md5, Row::signed),
+            (Feature::Gtsm, Row::nearby),
+            (Feature::GtsmIpv6, Row::nearby_on_ipv6),
         ],
         Role::Reflector => &[
             (Feature::Routes, Row::leaf_routes),
@@ -105,7 +109,7 @@ pub fn run(make: Make, role: Role) -> Cells {
             (Feature::TheyRestart, Row::their_reflector_restarts),
             (Feature::WeRestart, Row::leaf_restarts),
         ],
-        Role::ClientWithKey => &[],
+        Role::ClientWithKey | Role::ClientNearby | Role::ClientNearbyOverIpv6 => &[],
         Role::ClientWithBfd => &[(Feature::BfdUp, Row::bfd_up), (Feature::BfdCut, Row::bfd_cut)],
         Role::ClientOverIpv6 => &[(Feature::BfdIpv6, Row::bfd_on_ipv6)],
         Role::ClientWithQuickBfd => &[(Feature::BfdQuick, Row::bfd_quick)],
@@ -181,8 +185,9 @@ impl Row {
         let late = matches!(self.make, Make::OpenBgpd | Make::Frr) && self.role == Role::Client;
         let dialled = if late { dialled } else { "" };
         let signed = self.role == Role::ClientWithKey;
-        let (key, of_peer) = match self.space.write("far.key", KEY)? {
+        let (guard, of_peer) = match self.space.write("far.key", KEY)? {
             file if signed => (format!(", tcpMD5KeyFile: {file}"), "10.9.0.2/32"),
+            _ if self.role.nearby() => (", maxHops: 1".into(), "10.9.0.2/32, \"fd09::2/128\""),
             _ => (String::new(), "10.9.0.0/24, \"fd09::/64\""),
         };
         let config = self.space.write(
@@ -191,7 +196,7 @@ impl Row {
                 "apiVersion: net.routerd.net/v1alpha1\nkind: BGPRouter\nmetadata: {{name: reflector}}\nspec:\n  \
                  asn: 64512\n  routerID: {NEAR}\n  clusterID: {CLUSTER}\n  listen: [\"{NEAR}:179\", \"[fd09::1]:179\"]\n  \
                  holdTimeSecs: 90\n---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPDynamicPeer\n\
-                 metadata: {{name: clients}}\nspec: {{sourcePrefixes: [{of_peer}], admission: open, addPathSend: all, addPathReceive: true, bfd: {bfd}{key}}}\n\
+                 metadata: {{name: clients}}\nspec: {{sourcePrefixes: [{of_peer}], admission: open, addPathSend: all, addPathReceive: true, bfd: {bfd}{guard}}}\n\
                  {dialled}"
             ),
         )?;
@@ -395,24 +400,6 @@ impl Row {
         })
     }
 
-    /// Both start again with a TCP-MD5 key: the kernel drops what they do not sign, and yet the session is up.
-    fn signed(&mut self) -> Check {
-        self.space.kill(self.make.processes())?;
-        self.space.kill(&["fabric-rr"])?;
-        self.role = Role::ClientWithKey;
-        self.start_reflector()?;
-        // OpenBGPD, refused once, tries again after two minutes.
-        let program = self.space.path("routerctl");
-        let listens = || self.space.ask(End::Near, &[&program, "bgp", "peers", "-o", "json"]);
-        self.space.until(|| that(listens().starts_with('['), || "fabric-rr does not answer".into()))?;
-        self.make.start(&mut self.space, self.role, &[1])?;
-        self.space.until(|| {
-            let peer = self.peer();
-            let up = peer["state"] == "Established" && peer["prefixesAccepted"] == 2;
-            that(up && peer["prefixesStale"] == 0, || format!("{peer}"))
-        })
-    }
-
     fn leaf_routes(&mut self) -> Check {
         self.make.start(&mut self.space, self.role, &[])?;
         self.start_leaf(&OURS)?;
@@ -500,98 +487,5 @@ impl Row {
             that(!self.heard().routes.contains_key(OURS_V6), || "the witness keeps it".into())?;
             that(!self.make.has(&self.space, OURS_V6, self.make.mapped()), || "they keep it".into())
         })
-    }
-
-    /// BFD comes up beside the session, on both sides, at the role's interval x 3.
-    fn bfd_up(&mut self) -> Check {
-        let millis = self.role.bfd_millis().ok_or("a role without BFD")?;
-        self.start_reflector()?;
-        self.make.start(&mut self.space, self.role, &[1])?;
-        self.witness.start(&mut self.space, &WITNESSED, None)?;
-        self.space.until(|| {
-            let bfd = &self.peer()["bfd"];
-            let ours = bfd["txIntervalMillis"] == millis && bfd["detectionTimeMillis"] == 3 * millis;
-            that(ours && bfd["state"] == "Up", || format!("ours: {bfd}"))?;
-            self.make.bfd_is_up(&self.space, millis)?;
-            that(self.heard().routes.contains_key(&route(1)), || "the witness has no route".into())
-        })
-    }
-
-    /// BFD packets to us are dropped, nothing else: the session ends long before its hold time of 90 s, for that
-    /// reason, its routes are kept, and it comes back when the packets do. The cell's time is that of the detection.
-    fn bfd_cut(&mut self) -> Check {
-        let rules =
-            "table inet cut {\n chain input { type filter hook input priority 0; udp dport 3784 drop; }\n}\n";
-        let file = self.space.write("cut.nft", rules)?;
-        let sessions = self.number("establishedCount");
-        let answer = self.space.ask(End::Near, &["nft", "-f", &file]);
-        that(answer.is_empty(), || answer.clone())?;
-        let begin = Instant::now();
-        self.space.until(|| {
-            let peer = self.peer();
-            let error = peer["lastError"].as_str().unwrap_or_default();
-            that(error.starts_with("BFD down: Control Detection Time Expired"), || format!("{peer}"))
-        })?;
-        let detected = begin.elapsed();
-        that(detected < Duration::from_secs(10), || format!("noticed after {detected:?} only"))?;
-        // Until it is back: without the F bit of RFC 4724, which BIRD sets after a restart alone, a new session ends it.
-        self.space.throughout(WATCH, || {
-            let heard = self.heard();
-            let kept = heard.routes.contains_key(&route(1)) && heard.withdrawn.is_empty();
-            let back = self.peer()["establishedCount"].as_u64() > Some(sessions);
-            that(kept || back, || "the witness lost a route that is kept".into())
-        })?;
-        self.space.ask(End::Near, &["nft", "delete", "table", "inet", "cut"]);
-        self.space.until(|| {
-            let peer = self.peer();
-            let back = peer["establishedCount"].as_u64() > Some(sessions) && peer["bfd"]["state"] == "Up";
-            that(back && peer["prefixesStale"] == 0, || format!("not back: {peer}"))
-        })?;
-        self.cells.insert(Feature::BfdCut, Ok(detected));
-        Ok(())
-    }
-
-    /// The session and its BFD (RFC 5881) over IPv6: up, and down when the BFD packets are lost.
-    fn bfd_on_ipv6(&mut self) -> Check {
-        self.bfd_up()?;
-        self.bfd_cut()?;
-        let detected = self.cells.remove(&Feature::BfdCut).ok_or("no detection")?;
-        self.cells.insert(Feature::BfdIpv6, detected);
-        Ok(())
-    }
-
-    /// BFD at 50 ms x 3 stays up, and ends the session when they are killed and the end of their TCP connection is not
-    /// heard, as when a machine dies. How soon is not judged: this machine is busy with other rows.
-    fn bfd_quick(&mut self) -> Check {
-        self.bfd_up()?;
-        // A break of 150 ms on a busy machine is no fault of BFD's; one in each three seconds is.
-        let mut since = (Instant::now(), None);
-        self.space.until(|| {
-            let bfd = &self.peer()["bfd"];
-            let now = (bfd["state"] == "Up").then(|| bfd["downs"].as_u64()).flatten();
-            if now.is_none() || now != since.1 {
-                since = (Instant::now(), now);
-            }
-            that(since.0.elapsed() > STEADY, || format!("not up for {STEADY:?}: {bfd}"))
-        })?;
-        let rules = "table inet deaf {\n chain input { type filter hook input priority 0; ip saddr 10.9.0.2 tcp sport 179 \
-                     drop; ip saddr 10.9.0.2 tcp dport 179 drop; }\n}\n";
-        let file = self.space.write("deaf.nft", rules)?;
-        let answer = self.space.ask(End::Near, &["nft", "-f", &file]);
-        that(answer.is_empty(), || answer.clone())?;
-        // FRR's BFD first: told that its bgpd is gone, it would say that it goes down, and not fall silent.
-        if self.make == Make::Frr {
-            self.space.kill(&["bfdd"])?;
-        }
-        self.space.kill(self.make.processes())?;
-        let begin = Instant::now();
-        self.space.until(|| {
-            let peer = self.peer();
-            let error = peer["lastError"].as_str().unwrap_or_default();
-            let fell = error.starts_with("BFD down: Control Detection Time Expired");
-            that(fell && peer["state"] != "Established", || format!("{peer}"))
-        })?;
-        self.cells.insert(Feature::BfdQuick, Ok(begin.elapsed()));
-        Ok(())
     }
 }

@@ -126,6 +126,29 @@ fn a_peers_shutdown_text_is_shown() {
     assert!(error.contains("received 6/2") && error.contains("disk swap\\u{7}"), "{error}");
 }
 
+/// RFC 5082: a neighbour whose packets come from too far off connects and is not heard. Its session ends after the
+/// time for an OPEN, the error says what may be amiss, and not so for a neighbour without that guard.
+#[test]
+fn a_neighbour_too_far_off_is_shown_as_such() {
+    for (max_hops, hint) in
+        [(Some(1), "from at most 1 hop away?"), (Some(3), "from at most 3 hops away?"), (None, "")]
+    {
+        let mut s = open_speaker();
+        let mut near = group(true, "10.255.0.0/28", Admission::Open);
+        near.options.guard.max_hops = max_hops;
+        s.set_dynamic_peers(vec![near], 0);
+        s.connected(address(2), Direction::In, 0).expect("taken");
+        s.tick(29_000);
+        assert_eq!(s.peers(29_000)[0].state, "OpenSent");
+        s.tick(31_000);
+        let peer = s.peers(31_000).remove(0);
+        let error = peer.last_error.clone().unwrap_or_default();
+        assert!(error.starts_with("sent 4/0") && error.ends_with(hint), "{error}");
+        assert_eq!(error.contains("GTSM"), max_hops.is_some(), "{error}");
+        assert!(peer.established_count == 0 && peer.state != "OpenSent", "{peer:?}");
+    }
+}
+
 /// RFC 4271 section 6.8: of two connections that both ends opened, the one of the higher identifier stays.
 #[test]
 fn a_collision_leaves_the_connection_of_the_higher_identifier() {

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::bgp::attributes::{Attributes, Own};
-use ::bgp::explain::Asked;
+use ::bgp::explain::{Asked, Verdict};
 use ::bgp::message::{KEEPALIVE, Open, put, put_prefix};
 use ::bgp::policy::{Admission, ImportPolicy, RejectReason};
-use ::bgp::settings::{DynamicPeers, Originated, SpeakerConfig};
+use ::bgp::settings::{DynamicPeers, Originated, PeerOptions, SpeakerConfig};
 use ::bgp::speaker::{ConnId, Direction, Speaker};
 use ::bgp::types::{Family, Prefix};
 use ::bgp::view::RejectedView;
@@ -109,6 +109,11 @@ fn hub() -> Speaker {
 
 /// The hub's WireGuard: it hears `aws` and `azure`, and has a peer for nobody else.
 fn report() -> Report {
+    tunnels(&[2, 3])
+}
+
+/// WireGuard with a peer for each of these overlay addresses.
+fn tunnels(to: &[u8]) -> Report {
     let peer = |n: u8| WireguardPeerView {
         public_key: PublicKey([n; 32]),
         endpoint: Some(format!("192.0.2.{n}:51820").parse().unwrap()),
@@ -127,7 +132,7 @@ fn report() -> Report {
         listen_port: Some(51820),
         public_key: None,
     };
-    Report { peers: vec![peer(2), peer(3)], interfaces: vec![interface], ..Report::default() }
+    Report { peers: to.iter().copied().map(peer).collect(), interfaces: vec![interface], ..Report::default() }
 }
 
 fn ask(speaker: &Speaker, what: &str, own: u8, report: &Report, kernel: KernelView) -> RouteAnswer {
@@ -136,6 +141,23 @@ fn ask(speaker: &Speaker, what: &str, own: u8, report: &Report, kernel: KernelVi
     let next_hops = next_hops(&bgp, Some(standing));
     let role = if own == 1 { "hub" } else { "leaf" };
     RouteAnswer { role: role.into(), bgp, next_hops, kernel, hub_rejections: Vec::new() }
+}
+
+/// The kernel's route on a leaf to 10.82.10.20.
+fn installed() -> KernelRouteView {
+    KernelRouteView {
+        prefix: "10.82.10.20/32".parse().unwrap(),
+        device: Some("fab-ipip".into()),
+        gateway: None,
+        tunnel_to: Some(overlay(3)),
+        tunnel_also: Vec::new(),
+        source: Some(overlay(2)),
+        mtu: 1340,
+        advmss: 1300,
+        metric: 0,
+        protocol: 84,
+        ours: true,
+    }
 }
 
 fn relayed() -> KernelView {
@@ -234,7 +256,7 @@ fn no_key_occurs_twice() {
             checked += 1;
         }
     }
-    assert!(checked >= 7, "{checked} golden files");
+    assert!(checked >= 9, "{checked} golden files");
 }
 
 /// Two leaves announce one address: the one with the higher LOCAL_PREF is chosen, the other's page says where it lost.
@@ -280,19 +302,7 @@ fn a_leaf_with_an_unresolvable_route() {
     announce(&mut speaker, hub, [10, 84, 10, 20], overlay(9), 100, 1000);
     let report = report();
     let kernel = KernelView {
-        routes: vec![KernelRouteView {
-            prefix: "10.82.10.20/32".parse().unwrap(),
-            device: Some("fab-ipip".into()),
-            gateway: None,
-            tunnel_to: Some(overlay(3)),
-            tunnel_also: Vec::new(),
-            source: Some(overlay(2)),
-            mtu: 1340,
-            advmss: 1300,
-            metric: 0,
-            protocol: 84,
-            ours: true,
-        }],
+        routes: vec![installed()],
         ..KernelView::of(Installed::Yes, "carried by the kernel dataplane")
     };
     golden("leaf-installed", &ask(&speaker, "10.82.10.20", 2, &report, kernel));
@@ -322,6 +332,41 @@ fn a_leaf_with_an_unresolvable_route() {
     golden("unknown", &unknown);
 }
 
+/// A leaf that shares the flows to a prefix between two of three equal paths (`maximumPaths: 2`): the page has the
+/// chosen one, the one beside it, the one too many, and one that lost before the tie-breaks.
+#[test]
+fn equal_paths_that_share_a_route() {
+    let config = SpeakerConfig { maximum_paths: 2, ..SpeakerConfig::new(ASN, overlay(2)) };
+    let mut speaker = Speaker::new(config, 7, 0);
+    let group = DynamicPeers {
+        options: PeerOptions { multipath: true, ..PeerOptions::default() },
+        name: "routers".into(),
+        source_prefixes: vec!["10.255.0.0/28".parse().unwrap()],
+        remote_asn: ASN,
+        route_reflector_client: false,
+        limit: 9,
+        admission: Admission::Open,
+    };
+    speaker.set_dynamic_peers(vec![group], 0);
+    for (n, pref) in [(3, 100), (4, 100), (5, 100), (6, 90)] {
+        let router = connect(&mut speaker, n);
+        announce(&mut speaker, router, [10, 85, 10, 20], overlay(n), pref, 1000);
+    }
+    let kernel = KernelView {
+        routes: vec![KernelRouteView {
+            prefix: "10.85.10.20/32".parse().unwrap(),
+            tunnel_also: vec![overlay(4)],
+            ..installed()
+        }],
+        ..KernelView::of(Installed::Yes, "carried by the kernel dataplane")
+    };
+    let answer = ask(&speaker, "10.85.10.20", 2, &tunnels(&[3, 4, 5, 6]), kernel);
+    assert!(answer.good());
+    let verdicts = answer.bgp.candidates.iter().map(|c| c.verdict).collect::<Vec<_>>();
+    assert_eq!(verdicts, [Verdict::Chosen, Verdict::Equal, Verdict::Lost, Verdict::Lost]);
+    golden("equal", &answer);
+}
+
 /// The pages differ from each other: a golden file that says the same for all would prove nothing.
 #[test]
 fn pages_differ() {
@@ -330,7 +375,8 @@ fn pages_differ() {
         include_str!("../../../tests/golden/explain/rejected.txt"),
         include_str!("../../../tests/golden/explain/unresolvable.txt"),
         include_str!("../../../tests/golden/explain/unknown.txt"),
+        include_str!("../../../tests/golden/explain/equal.txt"),
     ]
     .into();
-    assert_eq!(pages.len(), 4);
+    assert_eq!(pages.len(), 5);
 }
