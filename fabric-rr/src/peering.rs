@@ -31,7 +31,9 @@ pub struct Peering {
 /// and no collision; `hold_time_secs` is what this hub proposes.
 pub fn peering(admissions: &Admissions, hold_time_secs: u16) -> Peering {
     let (own, asn) = (admissions.hub.overlay, admissions.hub.asn);
-    let owners = Arc::new(owners(admissions));
+    // Nobody asks a hub that is alone who owns what.
+    let owners = if admissions.hubs.is_empty() { BTreeMap::new() } else { owners(admissions) };
+    let owners = Arc::new(owners);
     let (lower, higher): (Vec<&HubNode>, Vec<_>) = admissions.hubs.iter().partition(|hub| hub.overlay < own);
     let dial = |hub: &&HubNode| Neighbor {
         local_address: Some(IpAddr::V4(own)),
