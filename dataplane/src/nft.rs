@@ -248,6 +248,27 @@ mod tests {
         assert!(!script.contains("protocol ipip"));
     }
 
+    /// Only another hub's wrapped packets are let in for unwrapping, they go to a peer alone, and without other hubs there
+    /// is none of it.
+    #[test]
+    fn only_hubs_hand_packets_over() {
+        let hubs = ["10.255.0.5".parse().unwrap(), "10.255.0.6".parse().unwrap()].into();
+        let (local, overlay) = ("10.255.0.1".parse().unwrap(), "10.255.0.0/20".parse().unwrap());
+        let relay = Some(RelayFilter { local, overlay, hubs });
+        let script = replace(&FilterState { relay, ..Default::default() });
+        for rule in [
+            "ip protocol 4 ip daddr 10.255.0.1 ip saddr != { 10.255.0.5, 10.255.0.6 } counter name \"spoofed\" drop",
+            "iifname \"fab-relay\" ip saddr != 10.255.0.0/20 counter",
+            "iifname \"fab-relay\" ip daddr { 10.255.0.1, 10.255.0.5, 10.255.0.6 } counter",
+            "iifname \"fab-relay\" oifname != \"fab-wg\" counter name \"no-peer\" drop",
+            "iifname \"fab-wg\" oifname != { \"fab-wg\", \"fab-relay\" } counter",
+        ] {
+            assert!(script.contains(rule), "{rule}\n{script}");
+        }
+        let alone = replace(&FilterState::default());
+        assert!(!alone.contains("taken-over") && alone.contains("iifname \"fab-wg\" oifname != \"fab-wg\" "));
+    }
+
     /// Both directions are clamped to the number; without a clamp no MSS is touched.
     #[test]
     fn clamp_goes_both_ways() {
