@@ -254,14 +254,16 @@ fn done(context: &Context, args: NodeArgs, done: &'static str) -> Result<Answer,
 }
 
 async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
+    let hubs = if args.hubs == 2 { Hubs::Two } else { Hubs::One };
     if args.kernel == KernelArg::Lab {
-        let host_only = args.which.base.is_some() || args.underlay_only || args.keep_failed || args.hubs != 1;
+        let host_only = args.which.base.is_some() || args.underlay_only || args.keep_failed;
         if host_only || !args.hub_arg.is_empty() || !args.leaf_arg.is_empty() {
             let failure = Failure::usage("--kernel lab runs the whole scenario with the defaults");
-            return Err(failure
-                .fix("leave out --base, --hubs, --underlay-only, --keep-failed, --hub-arg and --leaf-arg"));
+            return Err(
+                failure.fix("leave out --base, --underlay-only, --keep-failed, --hub-arg and --leaf-arg")
+            );
         }
-        return lab_kernel::run(context, args.which.name, args.bin_dir, args.out, args.limit).await;
+        return lab_kernel::run(context, args.which.name, hubs, args.bin_dir, args.out, args.limit).await;
     }
     if args.out.is_some() || args.limit.is_some() {
         return Err(Failure::usage("--out and --limit go with --kernel lab")
@@ -271,7 +273,7 @@ async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
         name: args.which.name,
         base: args.which.base,
         bin_dir: args.bin_dir,
-        hubs: if args.hubs == 2 { Hubs::Two } else { Hubs::One },
+        hubs,
         underlay_only: args.underlay_only,
         keep_failed: args.keep_failed,
         hub_args: args.hub_arg,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::lab::LabName;
 use ::lab::kernel::{ScenarioOptions, ScenarioReport, cached, scenario};
+use ::lab::layout::Hubs;
 
 use crate::commands::lab::sites_text;
 use crate::context::Context;
@@ -18,6 +19,7 @@ const LIMIT_SECS: u64 = 600;
 pub async fn run(
     context: &Context,
     name: LabName,
+    hubs: Hubs,
     bin_dir: Option<PathBuf>,
     out: Option<PathBuf>,
     limit_secs: Option<u64>,
@@ -38,7 +40,7 @@ pub async fn run(
         output::remark("building the lab kernel: once, about 9 minutes on 2 cores");
     }
     let limit = Duration::from_secs(limit_secs.unwrap_or(LIMIT_SECS));
-    let report = scenario(&ScenarioOptions { name, bin_dir, out, limit }).await?;
+    let report = scenario(&ScenarioOptions { name, hubs, bin_dir, out, limit }).await?;
     context.judged(report.ok, &report, people)
 }
 

@@ -11,7 +11,7 @@ use crate::error::LabError;
 use crate::io::clients::{private_dir, read, text, write};
 use crate::io::down::DownReport;
 use crate::io::run::{Output, command, run_command, tail, words};
-use crate::layout::LabName;
+use crate::layout::{Hubs, LabName};
 use crate::matrix::Matrix;
 use crate::report::UpReport;
 
@@ -158,6 +158,8 @@ fn shell_line(argv: &[String]) -> String {
 pub struct ScenarioOptions {
     /// The lab's name inside.
     pub name: LabName,
+    /// How many hubs.
+    pub hubs: Hubs,
     /// Where `routerctl`, `fabric-rr` and `fabric-leaf` are on the host.
     pub bin_dir: PathBuf,
     /// A host directory for the results; made when it is not there.
@@ -195,7 +197,7 @@ cd /mnt/collected || exit 9
 export PATH=/mnt/bin:$PATH
 uname -r >kernel.txt
 step() { step=$1; shift; "$@" >"$step.json" 2>"$step.err"; echo "$step $?" >>exit.txt; }
-step up routerctl lab up --name "$1" -o json
+step up routerctl lab up --name "$1" --hubs "$2" -o json
 step matrix routerctl matrix --lab "$1" --parallel 3 --limit 20 --junit matrix.xml -o json
 step evidence routerctl evidence --lab "$1" --out evidence --matrix matrix.json -o json
 cp -r "/run/fabric-lab/$1/logs" logs 2>/dev/null
@@ -208,7 +210,8 @@ step down routerctl lab down --name "$1" -o json
 pub async fn scenario(options: &ScenarioOptions) -> Result<ScenarioReport, LabError> {
     let begin = Instant::now();
     private_dir(&options.out)?;
-    let mut run = KernelRun::new(words(["bash", "-c", SCENARIO, "scenario", options.name.as_str()]));
+    let hubs = options.hubs.nodes().len().to_string();
+    let mut run = KernelRun::new(words(["bash", "-c", SCENARIO, "scenario", options.name.as_str(), &hubs]));
     run.limit = options.limit;
     run.shares = vec![("bin".into(), options.bin_dir.clone()), ("collected".into(), options.out.clone())];
     let output = self::run(&run).await?;
