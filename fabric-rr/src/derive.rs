@@ -51,12 +51,12 @@ impl Derive {
     }
 
     /// Leaves and the other hub, as the registry has them.
-    async fn tell_speaker(&self, now: &Admissions) {
+    async fn tell_speaker(&self, now: &Admissions, policies: &mut hub::Policies) {
         let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
         self.speaker
             .set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering))
             .await;
-        let mut peers = dynamic_peers(&self.config, &self.options, Some(now));
+        let mut peers = dynamic_peers(&self.config, &self.options, Some(&policies.of(now)));
         peers.extend(peering.dialling);
         self.speaker.set_dynamic_peers(peers).await;
         self.speaker
@@ -75,6 +75,7 @@ impl Derive {
     pub(crate) async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
         let mut sessions = self.speaker.remembered_changes();
         let mut before = admissions.borrow().clone();
+        let mut policies = hub::Policies::default();
         let (mut wish, mut last, mut calls) = (FIRST_WISH, None, BTreeMap::new());
         loop {
             let now = admissions.borrow_and_update().clone();
@@ -87,14 +88,14 @@ impl Derive {
                 before = now.clone();
             }
             let (key, mtu) = (self.key.clone(), wireguard_mtu(&now));
-            let wished = hub::wished(&now, key, self.port, mtu, &calls, &established);
+            let wished = Arc::new(hub::wished(&now, key, self.port, mtu, &calls, &established));
             if last.as_ref() != Some(&wished) {
                 wish += 1;
                 last = Some(wished.clone());
                 self.dataplane.wish(wish, wished);
             }
             if news {
-                self.tell_speaker(&now).await;
+                self.tell_speaker(&now, &mut policies).await;
             }
             if let Err(error) = converged(&self.dataplane, wish, APPLY_LIMIT).await {
                 tracing::warn!("{error}");

@@ -93,14 +93,25 @@ pub fn rotated(before: &Admissions, now: &Admissions) -> BTreeMap<PublicKey, Pub
     changed.collect()
 }
 
-/// What each enrolled leaf may announce, by the source address of its session.
-pub fn import_policies(admissions: &Admissions) -> Admission {
-    let policies: HashMap<IpAddr, Arc<ImportPolicy>> = admissions
-        .leaves
-        .values()
-        .map(|leaf| (IpAddr::V4(leaf.overlay), Arc::new(import_policy(leaf))))
-        .collect();
-    Admission::Enrolled(Arc::new(policies))
+/// What each enrolled leaf may announce, by the source address of its session. A policy is made anew when its leaf's
+/// admission is another one; the speaker knows the others again.
+#[derive(Default)]
+pub struct Policies(HashMap<IpAddr, (Arc<Admitted>, Arc<ImportPolicy>)>);
+
+impl Policies {
+    /// The policies for these admissions.
+    pub fn of(&mut self, admissions: &Admissions) -> Admission {
+        let before = std::mem::take(&mut self.0);
+        let kept = |leaf: &Arc<Admitted>| {
+            let (known, policy) = before.get(&IpAddr::V4(leaf.overlay))?;
+            Arc::ptr_eq(known, leaf).then(|| policy.clone())
+        };
+        for leaf in admissions.leaves.values() {
+            let policy = kept(leaf).unwrap_or_else(|| Arc::new(import_policy(leaf)));
+            self.0.insert(IpAddr::V4(leaf.overlay), (leaf.clone(), policy));
+        }
+        Admission::Enrolled(Arc::new(self.0.iter().map(|(at, (_, policy))| (*at, policy.clone())).collect()))
+    }
 }
 
 fn import_policy(leaf: &Admitted) -> ImportPolicy {
@@ -228,7 +239,13 @@ pub(crate) mod tests {
     #[test]
     fn policies_follow_claims() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        let Admission::Enrolled(policies) = import_policies(&a) else { panic!("leaves are never open") };
+        let mut kept = Policies::default();
+        let Admission::Enrolled(policies) = kept.of(&a) else { panic!("leaves are never open") };
+        let mut now = a.clone();
+        Arc::make_mut(now.leaves.get_mut(&"oci".parse().unwrap()).unwrap()).claims.clear();
+        let Admission::Enrolled(then) = kept.of(&now) else { panic!("leaves are never open") };
+        let (same, other) = ("10.255.0.2".parse().unwrap(), "10.255.0.3".parse().unwrap());
+        assert!(Arc::ptr_eq(&policies[&same], &then[&same]) && policies[&other] != then[&other]);
         let aws = &policies[&"10.255.0.2".parse().unwrap()];
         assert_eq!(aws.next_hop, Ipv4Addr::new(10, 255, 0, 2));
         let owned: BTreeSet<String> = aws.owned.iter().map(ToString::to_string).collect();

@@ -504,7 +504,7 @@ pub(crate) fn liveness(config: &config::Hub, leaves_have_two: bool) -> Liveness 
 pub(crate) fn dynamic_peers(
     config: &config::Hub,
     options: &[PeerOptions],
-    admissions: Option<&Admissions>,
+    enrolled: Option<&Admission>,
 ) -> Vec<DynamicPeers> {
     let named = config.dynamic_peers.iter().map(|object| (object.name.to_string(), &object.spec));
     named
@@ -516,9 +516,9 @@ pub(crate) fn dynamic_peers(
             remote_asn: peer.remote_asn,
             route_reflector_client: peer.route_reflector_client,
             limit: usize::try_from(peer.limit).unwrap_or(usize::MAX),
-            admission: match (peer.admission, admissions) {
+            admission: match (peer.admission, enrolled) {
                 (PeerAdmission::Open, _) => Admission::Open,
-                (PeerAdmission::Enrolled, Some(admissions)) => hub::import_policies(admissions),
+                (PeerAdmission::Enrolled, Some(enrolled)) => enrolled.clone(),
                 (PeerAdmission::Enrolled, None) => Admission::Enrolled(Default::default()),
             },
         })

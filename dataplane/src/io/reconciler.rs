@@ -80,8 +80,8 @@ impl Dataplane {
     }
 
     /// Wishes `wished`; the latest wish wins and is kept in force until the next one.
-    pub fn wish(&self, generation: u64, wished: Wished) {
-        self.wishes.send_replace(Some((generation, Arc::new(wished))));
+    pub fn wish(&self, generation: u64, wished: impl Into<Arc<Wished>>) {
+        self.wishes.send_replace(Some((generation, wished.into())));
     }
 
     /// What was last seen and done.
