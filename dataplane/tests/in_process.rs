@@ -71,6 +71,14 @@ fn spoofed_inner_source_is_dropped_and_counted() {
     assert!(!ping(&lab, "ca", CLIENT_B), "without a route nothing is wrapped");
 }
 
+/// The ports of the UDP sockets in this thread's namespace.
+fn udp_ports() -> std::collections::BTreeSet<String> {
+    let read = |name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    let tables = [read("udp"), read("udp6")];
+    let local = |line: &str| Some(line.split_whitespace().nth(1)?.rsplit(':').next()?.to_string());
+    tables.iter().flat_map(|table| table.lines().skip(1)).filter_map(local).collect()
+}
+
 /// The overlay goes through the second WireGuard, both ways, with a dead hub behind the first, and back.
 #[test]
 fn the_second_wireguard_carries() {
@@ -87,6 +95,15 @@ fn the_second_wireguard_carries() {
         assert!(report.converged, "{:?}", report.last_error);
         passes();
         assert_eq!(a.report().peers.len(), 2);
+        // Fresh keys leave it at the port that the system chose, where its hub and NAT know it.
+        let ports = || lab.within("a", udp_ports);
+        let (before, mut fresh) = (ports(), by_second(&wish));
+        if let Some(second) = &mut fresh.second {
+            second.private_key = dataplane::state::PrivateKey::from_bytes([77; 32]);
+        }
+        let report = a.wish(&fresh);
+        assert!(report.converged, "{:?}", report.last_error);
+        assert_eq!((ports(), before.len()), (before, 2));
         a.wish(&wish);
         passes();
         assert_eq!(a.report().peers.len(), 1);

@@ -291,6 +291,9 @@ fn is_fatal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EBADF | ENODEV | EBADFD))
 }
 
+/// How long a port may stay taken by the tunnel that has just ended.
+const RELEASED_WITHIN: Duration = Duration::from_millis(200);
+
 /// UDP sockets whose outer packets may be fragmented: what is too large for the path arrives in pieces instead of
 /// not at all (the kernel's WireGuard does the same).
 struct Factory(UdpSocketFactory);
@@ -301,7 +304,16 @@ impl UdpTransportFactory for Factory {
 
     async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, UdpSocket)> {
         use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-        let (send, recv) = self.0.bind(params).await?;
+        let end = Instant::now() + RELEASED_WITHIN;
+        let (send, recv) = loop {
+            match self.0.bind(params).await {
+                // The tunnel before this one had the port; its last task is just ending.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                bound => break bound?,
+            }
+        };
         sockopt::set_ip_mtu_discover(send.socket(), Ipv4PathMtuDiscovery::DONT)?;
         if send.local_addr()?.is_ipv6() {
             sockopt::set_ipv6_mtu_discover(send.socket(), Ipv6PathMtuDiscovery::DONT)?;
@@ -465,8 +477,13 @@ impl Userspace {
         if running.is_some_and(|r| r.private_key == device.private_key && port_fits(r)) {
             return Ok(());
         }
+        // Peers, and NAT on the way, know the port that the system chose: it outlives the key, as in the kernel.
+        let listen_port = match (device.listen_port, running) {
+            (0, Some(running)) => running.listen_port,
+            (port, _) => port,
+        };
         self.stop_line(line).await;
-        self.start(line, device).await
+        self.start(line, &plan::Device { listen_port, ..device.clone() }).await
     }
 
     async fn start(&mut self, line: Line, wanted: &plan::Device) -> io::Result<()> {
