@@ -12,11 +12,12 @@ use bgp::view::BestPaths;
 use control::neighbors::bfd;
 use dataplane::io::{Dataplane, path_mtu};
 use dataplane::state::{PrivateKey, Wished};
-use enrollment::io::keys::NodeKeys;
+use enrollment::identity::SigningKey;
 use enrollment::topology::Admission;
 use tokio::sync::watch;
 
 use crate::leaf::{self, Underlay};
+use crate::lines::LineKeys;
 use crate::membership::{self, Membership};
 use crate::preferred::Preferred;
 use crate::remembered::{self, Remembered};
@@ -92,7 +93,7 @@ pub struct Converge {
     /// The leaf's configuration.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// The leaf's keys; there once an admission is.
-    pub keys: watch::Receiver<Option<Arc<NodeKeys>>>,
+    pub keys: watch::Receiver<Option<LineKeys>>,
     /// Where wishes go.
     pub wishes: Wishes,
     /// The speaker, started with the first admission.
@@ -243,7 +244,7 @@ impl Converge {
     async fn apply(
         &self,
         admission: &Admission,
-        keys: &NodeKeys,
+        keys: &LineKeys,
         paths: &BestPaths,
         underlay: Underlay,
         preferred: usize,
@@ -256,7 +257,7 @@ impl Converge {
             speaker.set_neighbors(all).await;
             speaker.originate(leaf::originated(admission)).await;
         }
-        let key = PrivateKey::from_bytes(*keys.wireguard_private_key());
+        let key = |hub: &SigningKey| PrivateKey::from_bytes(*keys.toward(hub).wireguard_private_key());
         let capture = self.settings.borrow().capture.clone();
         let wished = leaf::wished(admission, key, self.listen_port, paths, &capture, underlay, preferred);
         let speaker = self.speaker.borrow().clone();

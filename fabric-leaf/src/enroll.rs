@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::converge::{Current, Wishes};
 use crate::leaf::Underlay;
+use crate::lines::{Keys, LineKeys};
 use crate::membership::{Ask, Owner, ask_elsewhere, prefer};
 use crate::settings::{self, Settings};
 
@@ -47,7 +48,7 @@ pub struct Enroller {
     /// The leaf's configuration as the daemon uses it.
     pub settings: watch::Sender<Arc<Settings>>,
     /// The leaf's keys as the daemon uses them.
-    pub keys: watch::Sender<Option<Arc<NodeKeys>>>,
+    pub keys: Keys,
     /// The speaker, once there is one.
     pub speaker: watch::Receiver<Option<Speaker>>,
     /// What was wished last.
@@ -252,7 +253,7 @@ impl Enroller {
         }
         let admission = steps.run("admission", async { outcome }).await?;
         owner.keys = Some(keys.clone());
-        self.keys.send_replace(Some(keys));
+        self.keys.send_replace(Some(LineKeys::of(keys)));
         let config = settings::load(&self.config_file)
             .map_err(|mistakes| Refusal::new(ReasonCode::ConfigDiffers, mistakes.to_string()))?;
         self.settings.send_replace(Arc::new(Settings::of(&config)));

@@ -3,14 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bgp::view::{PeerView, RejectedView};
-use enrollment::io::keys::NodeKeys;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::lines::LineKeys;
 use crate::membership::Membership;
 
 /// For so long an answer is good enough for `status`.
@@ -23,16 +22,13 @@ const GLANCE: Duration = Duration::from_secs(1);
 /// The hubs' word on this leaf's routes.
 pub struct HubsWord {
     membership: watch::Receiver<Membership>,
-    keys: watch::Receiver<Option<Arc<NodeKeys>>>,
+    keys: watch::Receiver<Option<LineKeys>>,
     last: Mutex<Option<(Instant, Vec<RejectedView>)>>,
 }
 
 impl HubsWord {
     /// Nothing is asked yet.
-    pub fn new(
-        membership: watch::Receiver<Membership>,
-        keys: watch::Receiver<Option<Arc<NodeKeys>>>,
-    ) -> HubsWord {
+    pub fn new(membership: watch::Receiver<Membership>, keys: watch::Receiver<Option<LineKeys>>) -> HubsWord {
         HubsWord { membership, keys, last: Mutex::default() }
     }
 
@@ -65,6 +61,6 @@ impl HubsWord {
         let (Some(state), Some(keys)) = (state, keys) else { return Vec::new() };
         let mut admission = state.admission.clone();
         admission.topology.hubs.retain(|hub| whom(hub.overlay.into()));
-        control::mine::of_hubs(keys, &admission, limit).await
+        control::mine::of_hubs(keys.own, &admission, limit).await
     }
 }

@@ -10,6 +10,7 @@ use bgp::view::{BestPath, BestPaths};
 use dataplane::state::{
     Capture, Filter, Line, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
 };
+use enrollment::identity::SigningKey;
 use enrollment::topology::{Admission, HubNode};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -34,10 +35,10 @@ pub struct Underlay {
     pub ipv6: bool,
 }
 
-/// The wished state of an enrolled leaf; `preferred` is the place of the hub that carries the overlay now.
+/// The wished state of an enrolled leaf; `key` is that of the line to each hub, `preferred` the place of the hub that carries the overlay now.
 pub fn wished(
     admission: &Admission,
-    key: PrivateKey,
+    key: impl Fn(&SigningKey) -> PrivateKey,
     listen_port: u16,
     best: &BestPaths,
     capture: &CaptureKind,
@@ -62,22 +63,15 @@ pub fn wished(
             .map(|&address| Capture::ProxyArp { interface: interface.clone(), address })
             .collect(),
     };
-    let wireguard = Wireguard {
-        private_key: key,
-        listen_port,
-        addresses: BTreeSet::from([Ipv4Net::from(admission.overlay)]),
-        mtu: mtus.wireguard,
-        peers: BTreeMap::new(),
-    };
-    // The system chooses the second one's port: the leaf calls, and one port cannot serve two interfaces.
-    let bare = Wireguard { listen_port: 0, addresses: BTreeSet::new(), ..wireguard.clone() };
-    let of_hub = |n: usize, wireguard: Wireguard| {
+    let of_hub = |n: usize, listen_port: u16, addresses: BTreeSet<Ipv4Net>| {
         let hub = admission.topology.hubs.get(n)?;
-        Some(Wireguard { peers: BTreeMap::from([hub_peer(admission, hub)]), ..wireguard })
+        let (private_key, peers) = (key(&hub.signing_key), BTreeMap::from([hub_peer(admission, hub)]));
+        Some(Wireguard { private_key, listen_port, addresses, mtu: mtus.wireguard, peers })
     };
     Wished {
-        second: of_hub(1, bare),
-        wireguard: Some(of_hub(0, wireguard.clone()).unwrap_or(wireguard)),
+        wireguard: of_hub(0, listen_port, BTreeSet::from([Ipv4Net::from(admission.overlay)])),
+        // The system chooses the second one's port: the leaf calls, and one port cannot serve two interfaces.
+        second: of_hub(1, 0, BTreeSet::new()),
         tunnel: Some(Tunnel { local: admission.overlay, mtu: mtus.tunnel }),
         relay: None,
         filter: Filter { clamp: (!remote.is_empty()).then_some(mtus.mss), foyer: None },
@@ -183,7 +177,7 @@ pub(crate) mod tests {
     use super::*;
     use bgp::view::BestPath;
     use enrollment::claim::Claim;
-    use enrollment::identity::{InviteId, SigningKey, WireguardKey};
+    use enrollment::identity::{InviteId, WireguardKey};
     use enrollment::topology::{HubNode, Topology};
     use proptest::prelude::*;
 
@@ -256,7 +250,7 @@ pub(crate) mod tests {
             let best = BestPaths { generation: 1, routes: routes.collect(), whole: true, ..BestPaths::default() };
             let capture = CaptureKind::ProxyArp("eth0".into());
             let underlay = Underlay { path_mtu: 1400, ipv6: false };
-            let key = PrivateKey::from_bytes([9; 32]);
+            let key = |_: &SigningKey| PrivateKey::from_bytes([9; 32]);
             let wished = wished(&admission, key, 51820, &best, &capture, underlay, 0);
 
             let overlay = admission.topology.overlay_prefix;
@@ -301,7 +295,7 @@ pub(crate) mod tests {
         let admission = admission_of_two();
         let overlay = admission.topology.overlay_prefix;
         let both = [0, 1].map(|preferred| {
-            let key = PrivateKey::from_bytes([9; 32]);
+            let key = |_: &SigningKey| PrivateKey::from_bytes([9; 32]);
             let underlay = Underlay { path_mtu: 1400, ipv6: false };
             wished(&admission, key, 51820, &BestPaths::default(), &CaptureKind::None, underlay, preferred)
         });
@@ -357,7 +351,7 @@ pub(crate) mod tests {
             ..BestPaths::default()
         };
         let underlay = Underlay { path_mtu: 1400, ipv6: false };
-        let key = PrivateKey::from_bytes([9; 32]);
+        let key = |_: &SigningKey| PrivateKey::from_bytes([9; 32]);
         let wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay, 0);
         let tunnel = wished.tunnel.unwrap().mtu;
         assert_eq!(tunnel, dataplane::mtu::tunnel_mtu(1400, false));
@@ -375,7 +369,7 @@ pub(crate) mod tests {
             let routes = std::iter::once((Prefix::host(client.into()), shared)).collect();
             let best = BestPaths { generation: 1, routes, whole: true, ..BestPaths::default() };
             let underlay = Underlay { path_mtu: 1400, ipv6: false };
-            let key = PrivateKey::from_bytes([9; 32]);
+            let key = |_: &SigningKey| PrivateKey::from_bytes([9; 32]);
             let wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay, 0);
             wished.routes[&Ipv4Net::from(client)]
         };
@@ -390,7 +384,7 @@ pub(crate) mod tests {
     fn costs_follow_the_tunnels() {
         let best = BestPaths::default();
         let underlay = Underlay { path_mtu: 1400, ipv6: false };
-        let key = PrivateKey::from_bytes([9; 32]);
+        let key = |_: &SigningKey| PrivateKey::from_bytes([9; 32]);
         let mut wished = wished(&admission(&[]), key, 51820, &best, &CaptureKind::None, underlay, 0);
         let owner = Ipv4Addr::new(10, 255, 0, 9);
         let cost = |wished: &Wished, a: Ipv4Addr| bgp::store::Costs::new(next_hop_costs(wished)).of(a.into());

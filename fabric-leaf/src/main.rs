@@ -13,6 +13,7 @@ mod hint;
 mod http;
 mod hubs_word;
 mod leaf;
+mod lines;
 mod measured;
 mod membership;
 mod preferred;

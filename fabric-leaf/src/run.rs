@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::converge::{Converge, Current, Wishes};
 use crate::enroll::Enroller;
 use crate::hubs_word::HubsWord;
+use crate::lines::LineKeys;
 use crate::membership::{Membership, Owner};
 use crate::remembered::{self, Remembered};
 use crate::settings::{self, Settings};
@@ -129,7 +130,7 @@ async fn start(
     let port = config.wireguard.spec.listen_port;
 
     let (settings, settings_seen) = watch::channel(Arc::new(Settings::of(config)));
-    let (keys_tell, keys_seen) = watch::channel(keys.clone());
+    let (keys_tell, keys_seen) = watch::channel(keys.clone().map(LineKeys::of));
     let (membership_tell, membership) = watch::channel(Membership { state, ..Membership::default() });
     let (speaker_tell, speaker) = watch::channel(None);
     let (current_tell, current) = watch::channel(None);

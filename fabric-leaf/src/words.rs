@@ -14,6 +14,7 @@ use enrollment::topology::Admission;
 use tokio::sync::oneshot;
 
 use crate::enroll::Enroller;
+use crate::lines::{self, Keys, LineKeys};
 use crate::membership::{Ask, Owner, ask_elsewhere};
 
 /// Where the outcome is told: what was done, in a sentence.
@@ -140,6 +141,7 @@ impl Owner {
 
     /// Fresh keys: durable before the hub hears of them, in force when it has agreed.
     async fn rotate(&mut self, api: &HubApi, enroller: &Enroller) -> Result<String, Refusal> {
+        lines::one(&enroller.keys).await;
         let (now, old) = self.enrolled()?;
         let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
         self.doubt = Some(fresh.clone());
@@ -159,11 +161,26 @@ impl Owner {
         let begin = std::time::Instant::now();
         self.keys = Some(fresh.clone());
         self.doubt = None;
-        enroller.keys.send_replace(Some(fresh));
+        self.change_lines(&fresh, &answer, &enroller.keys);
         keys::promote(&self.folder)?;
         let key = answer.wireguard_key;
         self.accept(answer)?;
         Ok(format!("new keys in force after {} ms; WireGuard {key}", begin.elapsed().as_millis()))
+    }
+
+    /// The line to the hub that answered changes now, every other one when its hub has heard of the fresh keys as well.
+    fn change_lines(&self, fresh: &Arc<NodeKeys>, answer: &Admission, keys: &Keys) {
+        let Some(before) = keys.borrow().clone() else {
+            keys.send_replace(Some(LineKeys::of(fresh.clone())));
+            return;
+        };
+        // Who answers names itself first.
+        let Some(agreed) = answer.topology.hubs.first().map(|hub| hub.signing_key) else { return };
+        let hubs = answer.topology.hubs.iter().map(|hub| hub.signing_key);
+        keys.send_replace(Some(before.after(fresh.clone(), &agreed, hubs)));
+        for api in HubApi::all_of_admission(answer).into_iter().skip(1) {
+            tokio::spawn(lines::follow(keys.clone(), api, fresh.clone(), answer.clone()));
+        }
     }
 
     /// This machine in its own place, by an invite that permits it or by approval: fresh keys, and everything else as
@@ -174,6 +191,7 @@ impl Owner {
         invite: &Invite,
         clients: &[Ipv4Addr],
     ) -> Result<String, Refusal> {
+        lines::one(&enroller.keys).await;
         let (now, _) = self.enrolled()?;
         let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
         let claims: Vec<_> = now.claims.keys().chain(clients).copied().collect();
@@ -197,12 +215,12 @@ impl Owner {
 
     /// A rotation whose answer got lost: the hub has the old keys or the new ones. Where one pair is not answered,
     /// the other is tried; the one that works stays.
-    pub fn try_other_keys(&mut self, keys: &tokio::sync::watch::Sender<Option<Arc<NodeKeys>>>) {
+    pub fn try_other_keys(&mut self, keys: &Keys) {
         if let (Some(other), Some(present)) = (self.doubt.take(), self.keys.clone()) {
             tracing::warn!("the last rotation's answer got lost: trying the other keys");
             self.doubt = Some(present);
             self.keys = Some(other.clone());
-            keys.send_replace(Some(other));
+            keys.send_replace(Some(LineKeys::of(other)));
         }
     }
 

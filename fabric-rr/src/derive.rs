@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bgp::io::{Neighbor, Speaker};
 use bgp::settings::PeerOptions;
@@ -13,6 +13,7 @@ use enrollment::policy::KEY_SWITCH_MS;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
+use crate::held::{Held, Proved};
 use crate::run::{APPLY_LIMIT, converged, dynamic_peers, liveness, wireguard_mtu};
 use crate::{hub, peering};
 
@@ -35,6 +36,7 @@ pub(crate) struct Derive {
     pub(crate) dataplane: Dataplane,
     pub(crate) speaker: Speaker,
     pub(crate) applied: watch::Sender<u64>,
+    pub(crate) proved: Proved,
 }
 
 impl Derive {
@@ -77,18 +79,23 @@ impl Derive {
         let mut before = admissions.borrow().clone();
         let mut policies = hub::Policies::default();
         let (mut wish, mut last, mut calls) = (FIRST_WISH, None, BTreeMap::new());
+        let mut held = Held::default();
         loop {
             let now = admissions.borrow_and_update().clone();
             sessions.mark_unchanged();
             let established = self.established(&now).await;
             let news = last.is_none() || !Arc::ptr_eq(&before, &now);
             if news {
-                let rotated = hub::rotated(&before, &now);
-                calls = if rotated.is_empty() { BTreeMap::new() } else { self.endpoints(rotated).await };
+                held.hear(&before, &now, Instant::now());
+                self.proved.forget(&now);
                 before = now.clone();
             }
+            let changing = held.let_go(&now, |leaf| self.proved.of(leaf), &established, Instant::now());
+            if news || !changing.is_empty() {
+                calls = if changing.is_empty() { BTreeMap::new() } else { self.endpoints(changing).await };
+            }
             let (key, mtu) = (self.key.clone(), wireguard_mtu(&now));
-            let wished = Arc::new(hub::wished(&now, key, self.port, mtu, &calls, &established));
+            let wished = Arc::new(hub::wished(&now, key, self.port, mtu, &calls, &established, &held.keys()));
             if last.as_ref() != Some(&wished) {
                 wish += 1;
                 last = Some(wished.clone());
@@ -103,8 +110,11 @@ impl Derive {
             self.applied.send_replace(now.generation);
             // Sessions of many leaves that come and go together are looked at together.
             let paused = tokio::time::sleep(if news { Duration::ZERO } else { PAUSE });
+            let due = held.next();
             tokio::select! {
                 changed = admissions.changed() => if changed.is_err() { return },
+                () = self.proved.changed(), if due.is_some() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
                 changed = async { paused.await; sessions.changed().await }, if !now.hubs.is_empty() => {
                     if changed.is_err() { return }
                 }

@@ -11,6 +11,7 @@ use dataplane::mtu::IPIP_OVERHEAD;
 use dataplane::state::{
     Filter, Foyer, PrivateKey, PublicKey, Relay, Target, Wireguard, WireguardPeer, Wished,
 };
+use enrollment::identity::{LeafName, WireguardKey};
 use enrollment::registry::{Admissions, Admitted};
 use ipnet::Ipv4Net;
 
@@ -20,7 +21,7 @@ const HUB_KEEPALIVE_SECS: u16 = 25;
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
 /// hub relays overlay packets alone.
 /// `calls` are the leaves that the hub calls by itself, and where: those that have taken fresh keys. `established` are
-/// the overlay addresses with which the hub has a session.
+/// the overlay addresses with which the hub has a session. `held` are the tunnels that keep a former key for a moment.
 pub fn wished(
     admissions: &Admissions,
     key: PrivateKey,
@@ -28,6 +29,7 @@ pub fn wished(
     mtu: u16,
     calls: &BTreeMap<PublicKey, SocketAddr>,
     established: &BTreeSet<IpAddr>,
+    held: &BTreeMap<LeafName, WireguardKey>,
 ) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
@@ -41,9 +43,10 @@ pub fn wished(
         add(invited.public_key.0, invited.address, None, 0);
     }
     for leaf in admissions.leaves.values() {
+        let key = held.get(&leaf.name).unwrap_or(&leaf.wireguard_key);
         // A keepalive that is turned on is sent at once, and begins the handshake.
-        let called = calls.get(&PublicKey(leaf.wireguard_key.0)).copied();
-        add(leaf.wireguard_key.0, leaf.overlay, called, u16::from(called.is_some()));
+        let called = calls.get(&PublicKey(key.0)).copied();
+        add(key.0, leaf.overlay, called, u16::from(called.is_some()));
     }
     for (key, overlay) in &admissions.rivals {
         add(key.0, *overlay, None, 0);
@@ -82,15 +85,6 @@ fn relay(admissions: &Admissions, mtu: u16, established: &BTreeSet<IpAddr>) -> O
     let beyond = other.map(|other| away.map(|leaf| (leaf, other)).collect()).unwrap_or_default();
     let (local, overlay) = (admissions.hub.overlay, admissions.hub.overlay_prefix);
     (!hubs.is_empty()).then_some(Relay { local, overlay, mtu: mtu - IPIP_OVERHEAD, hubs, beyond })
-}
-
-/// The leaves whose WireGuard key is another than before: their new keys, each with the old one.
-pub fn rotated(before: &Admissions, now: &Admissions) -> BTreeMap<PublicKey, PublicKey> {
-    let changed = now.leaves.iter().filter_map(|(name, leaf)| {
-        let old = before.leaves.get(name)?.wireguard_key;
-        (old != leaf.wireguard_key).then_some((PublicKey(leaf.wireguard_key.0), PublicKey(old.0)))
-    });
-    changed.collect()
 }
 
 /// What each enrolled leaf may announce, by the source address of its session. A policy is made anew when its leaf's
@@ -134,7 +128,7 @@ fn import_policy(leaf: &Admitted) -> ImportPolicy {
 pub(crate) mod tests {
     use super::*;
     use enrollment::claim::Claim;
-    use enrollment::identity::{InviteId, SigningKey, WireguardKey};
+    use enrollment::identity::{InviteId, SigningKey};
     use enrollment::policy::HubSettings;
     use enrollment::registry::FoyerPeer;
     use std::net::Ipv4Addr;
@@ -183,8 +177,8 @@ pub(crate) mod tests {
     #[test]
     fn wireguard_carries_overlay_addresses_only() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        let wished =
-            wished(&a, PrivateKey::from_bytes([3; 32]), 51820, 1420, &BTreeMap::new(), &BTreeSet::new());
+        let (key, none) = (PrivateKey::from_bytes([3; 32]), BTreeMap::new());
+        let wished = wished(&a, key, 51820, 1420, &none, &BTreeSet::new(), &BTreeMap::new());
         let wireguard = wished.wireguard.unwrap();
         assert_eq!(wireguard.peers.len(), 3);
         for peer in wireguard.peers.values() {
@@ -196,20 +190,20 @@ pub(crate) mod tests {
         assert!(wished.filter.foyer.is_some(), "an invited machine must be quarantined");
     }
 
-    /// A leaf with a fresh key is called where it was; the others are not called.
+    /// A leaf with a fresh key is called where it was, the others are not called; a tunnel that is held has its former key.
     #[test]
     fn rotated_leaves_are_called() {
-        let before = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
-        let mut now = before.clone();
+        let mut now = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
         let aws = now.leaves.get_mut(&"aws".parse().unwrap()).unwrap();
         Arc::make_mut(aws).wireguard_key = WireguardKey([7; 32]);
-        let found = rotated(&before, &now);
-        assert_eq!(found, BTreeMap::from([(PublicKey([7; 32]), PublicKey([2; 32]))]));
         let calls = BTreeMap::from([(PublicKey([7; 32]), "192.0.2.1:51820".parse().unwrap())]);
-        let peers = wished(&now, PrivateKey::from_bytes([3; 32]), 51820, 1420, &calls, &BTreeSet::new())
-            .wireguard
-            .unwrap()
-            .peers;
+        let peers = |held| {
+            let key = PrivateKey::from_bytes([3; 32]);
+            wished(&now, key, 51820, 1420, &calls, &BTreeSet::new(), &held).wireguard.unwrap().peers
+        };
+        let held = peers(BTreeMap::from([("aws".parse().unwrap(), WireguardKey([2; 32]))]));
+        assert!(held.contains_key(&PublicKey([2; 32])) && !held.contains_key(&PublicKey([7; 32])));
+        let peers = peers(BTreeMap::new());
         assert_eq!(peers[&PublicKey([7; 32])].endpoint, calls.values().next().copied());
         assert!(!peers.contains_key(&PublicKey([2; 32])) && peers[&PublicKey([3; 32])].endpoint.is_none());
     }
@@ -220,7 +214,8 @@ pub(crate) mod tests {
         let mut a = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
         let relay = |a: &Admissions, established: &[u8]| {
             let established = established.iter().map(|n| Ipv4Addr::new(10, 255, 0, *n).into()).collect();
-            wished(a, PrivateKey::from_bytes([3; 32]), 51820, 1440, &BTreeMap::new(), &established).relay
+            let (key, none) = (PrivateKey::from_bytes([3; 32]), BTreeMap::new());
+            wished(a, key, 51820, 1440, &none, &established, &BTreeMap::new()).relay
         };
         assert_eq!(relay(&a, &[2]), None, "alone");
         let other = Ipv4Addr::new(10, 255, 0, 9);

@@ -7,6 +7,7 @@
 //! administration socket).
 
 mod derive;
+mod held;
 mod hint;
 mod http;
 mod hub;

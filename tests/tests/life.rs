@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use fabric_tests::Check;
 use fabric_tests::ask::{
-    client, eventually, exec, json, kernel_clients, leaf, note, now_secs, ping, routerctl, site, start, stop,
-    words,
+    eventually, exec, json, kernel_clients, leaf, note, now_secs, ping, routerctl, site, start, stop, words,
 };
+use fabric_tests::flow::{flow, invited, replace_in_place, rotate, unnoticed};
 use fabric_tests::harness::{Fabric, case, main as run};
 use lab::layout::Site;
 use nix::sys::signal::Signal;
@@ -138,107 +138,14 @@ async fn moved(f: Arc<Fabric>) -> Check {
     Ok(())
 }
 
-async fn leaf_key(f: &Fabric, name: &str) -> Result<String, String> {
-    let shown = json(&f.lab, "hub", &format!("leaves show {name}")).await?;
-    shown["wireguard_key"].as_str().map(String::from).ok_or_else(|| shown.to_string())
-}
-
-/// What a ping from one client and a TCP stream to it came to.
-#[derive(Debug)]
-struct Flow {
-    /// Pings without an answer.
-    lost: usize,
-    /// Longest time between two answers, seconds.
-    gap: f64,
-    /// Whether every line of the stream came.
-    stream: bool,
-}
-
-impl std::fmt::Display for Flow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let stream = if self.stream { "whole" } else { "BROKEN" };
-        write!(f, "{} pings lost, longest gap {:.2} s, TCP stream {stream}", self.lost, self.gap)
-    }
-}
-
-/// Pings every 20 ms from the client `here`, and a TCP stream to it, for some seconds, with the client `there`.
-fn flow(
-    f: &Arc<Fabric>,
-    here: &'static Site,
-    there: &'static Site,
-    secs: u64,
-) -> tokio::task::JoinHandle<Result<Flow, String>> {
-    const EVERY_MS: u64 = 20;
-    let f = f.clone();
-    tokio::spawn(async move {
-        let perl = |script: String| words("perl -MIO::Socket::INET -e").into_iter().chain([script]).collect();
-        let (limit, lines) = (Duration::from_secs(secs + 20), secs * 10);
-        let server: Vec<String> = perl(format!(
-            "alarm {}; $l = IO::Socket::INET->new(LocalPort => 7007, Listen => 1, ReuseAddr => 1) or die $!; \
-             $c = $l->accept; print while <$c>",
-            secs + 15
-        ));
-        let (lab, at) = (f.lab.clone(), client(here));
-        let far = tokio::spawn(async move { lab.exec(&at, &server, limit).await });
-        let (pinging, to) = (f.clone(), there.client);
-        let pinged = tokio::spawn(async move { ping(&pinging.lab, here, to, secs, EVERY_MS).await });
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let near: Vec<String> = perl(format!(
-            "$s = IO::Socket::INET->new(PeerAddr => '{}:7007') or die $!; $s->autoflush(1); \
-             for (1..{lines}) {{ printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 }} close $s",
-            here.client
-        ));
-        f.lab.exec(&client(there), &near, limit).await.map_err(|e| e.to_string())?;
-        let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        let replies = pinged.await.map_err(|e| e.to_string())??;
-        let gap = replies.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-        let lost = ((secs * 1000 / EVERY_MS) as usize).saturating_sub(replies.len());
-        Ok(Flow { lost, gap, stream: got.stdout.lines().count() as u64 == lines })
-    })
-}
-
-/// While `change` is made three times, a ping from aws and a TCP stream to it go on, and other sites notice nothing.
-async fn unnoticed<R: Future<Output = Check>>(f: &Arc<Fabric>, change: impl Fn() -> R) -> Check {
-    let before = leaf_key(f, "aws").await?;
-    let own = flow(f, site("aws"), site("oci"), 9);
-    let others = flow(f, site("pve"), site("azure"), 9);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    for _ in 0..3 {
-        change().await?;
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-    }
-    let (own, others) = (own.await.map_err(|e| e.to_string())??, others.await.map_err(|e| e.to_string())??);
-    if leaf_key(f, "aws").await? == before {
-        return Err("the key is the old one".into());
-    }
-    let told = format!("of three changes: {own}; between other sites: {others}");
-    let status = json(&f.lab, "aws-leaf", "status").await?;
-    let fine = own.stream && own.gap < 1.0 && others.stream && others.gap < 1.0;
-    note(&told);
-    if fine && status["phase"] == "Ready" { Ok(()) } else { Err(told) }
-}
-
 async fn rotated(f: Arc<Fabric>) -> Check {
-    unnoticed(&f, || async { json(&f.lab, "aws-leaf", "rotate").await.map(drop) }).await
+    unnoticed(&f, || rotate(&f)).await.map(drop)
 }
 
 /// The machine itself enrolls anew, by the hub's word; what it was before stays, but for the keys.
 async fn replaced_in_place(f: Arc<Fabric>) -> Check {
     let before = json(&f.lab, "hub", "leaves show aws").await?;
-    let change = || async {
-        let invite = invited(&f, "--replace aws").await?;
-        let line = format!("{invite}\n");
-        for changed in [true, false] {
-            let done = routerctl(&f.lab, "aws-leaf", "enroll - --replace -o json", Some(&line)).await?;
-            let said: Value =
-                serde_json::from_str(&done.stdout).map_err(|e| format!("{e}: {}", done.detail()))?;
-            if !done.ok() || said["changed"] != changed {
-                return Err(format!("enroll --replace: {said}"));
-            }
-        }
-        Ok(())
-    };
-    unnoticed(&f, change).await?;
+    unnoticed(&f, || replace_in_place(&f)).await?;
     let after = json(&f.lab, "hub", "leaves show aws").await?;
     let foreign = invited(&f, "--replace oci").await?;
     let refused =
@@ -343,11 +250,6 @@ impl Stranger {
             .map_err(|e| e.to_string())?;
         Ok(())
     }
-}
-
-async fn invited(f: &Fabric, line: &str) -> Result<String, String> {
-    let answer = json(&f.lab, "hub", &format!("invite {line}")).await?;
-    answer["invite"].as_str().map(String::from).ok_or_else(|| "the answer has no invite".into())
 }
 
 async fn approved_and_left(f: Arc<Fabric>) -> Check {

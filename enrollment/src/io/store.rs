@@ -88,6 +88,8 @@ pub struct Granted {
     pub admission: Admission,
     /// The generation that the change made; `None` if nothing changed.
     pub changed: Option<u64>,
+    /// Whether who asked has proved the leaf's present keys, and not former ones.
+    pub proved: bool,
 }
 
 pub(super) struct Owner {
@@ -264,7 +266,12 @@ impl Registry {
         source: IpAddr,
     ) -> Result<Granted, Refusal> {
         self.change(move |owner| {
-            owner.decide(None, op, |state, now| admit::leaf_request(state, op, &envelope, source, now))
+            let now = (owner.clock)();
+            let judge = |state: &State, now| admit::leaf_request(state, op, &envelope, source, now);
+            let mut granted = owner.decide(None, op, judge)?;
+            let leaf = &granted.admission.leaf;
+            granted.proved = admit::proves_present_keys(&owner.state, leaf, op, &envelope, now);
+            Ok(granted)
         })
         .await
     }
@@ -504,7 +511,8 @@ impl Owner {
             return Err(refusal);
         }
         let admission = self.state.admission(&decision.leaf, now);
-        Ok(Granted { admission: admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?, changed })
+        let admission = admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?;
+        Ok(Granted { admission, changed, proved: true })
     }
 
     /// Merges and writes; it is durable and published when the batch ends, which is before anybody is answered.

@@ -1,0 +1,138 @@
+//! A leaf gets fresh keys while a ping and a TCP stream go on.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lab::layout::Site;
+use serde_json::Value;
+
+use crate::Check;
+use crate::ask::{client, json, note, ping, routerctl, site, words};
+use crate::harness::Fabric;
+
+/// What a ping from one client and a TCP stream to it came to.
+#[derive(Debug)]
+pub struct Flow {
+    /// Pings without an answer.
+    pub lost: usize,
+    /// Longest time between two answers, seconds.
+    pub gap: f64,
+    /// Whether every line of the stream came.
+    pub stream: bool,
+}
+
+impl std::fmt::Display for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stream = if self.stream { "whole" } else { "BROKEN" };
+        write!(f, "{} pings lost, longest gap {:.2} s, TCP stream {stream}", self.lost, self.gap)
+    }
+}
+
+/// Pings every 20 ms from the client `here`, and a TCP stream to it, for some seconds, with the client `there`.
+pub fn flow(
+    f: &Arc<Fabric>,
+    here: &'static Site,
+    there: &'static Site,
+    secs: u64,
+) -> tokio::task::JoinHandle<Result<Flow, String>> {
+    const EVERY_MS: u64 = 20;
+    let f = f.clone();
+    tokio::spawn(async move {
+        let perl = |script: String| words("perl -MIO::Socket::INET -e").into_iter().chain([script]).collect();
+        let (limit, lines) = (Duration::from_secs(secs + 20), secs * 10);
+        let server: Vec<String> = perl(format!(
+            "alarm {}; $l = IO::Socket::INET->new(LocalPort => 7007, Listen => 1, ReuseAddr => 1) or die $!; \
+             $c = $l->accept; print while <$c>",
+            secs + 15
+        ));
+        let (lab, at) = (f.lab.clone(), client(here));
+        let far = tokio::spawn(async move { lab.exec(&at, &server, limit).await });
+        let (pinging, to) = (f.clone(), there.client);
+        let pinged = tokio::spawn(async move { ping(&pinging.lab, here, to, secs, EVERY_MS).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let near: Vec<String> = perl(format!(
+            "$s = IO::Socket::INET->new(PeerAddr => '{}:7007') or die $!; $s->autoflush(1); \
+             for (1..{lines}) {{ printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 }} close $s",
+            here.client
+        ));
+        f.lab.exec(&client(there), &near, limit).await.map_err(|e| e.to_string())?;
+        let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let replies = pinged.await.map_err(|e| e.to_string())??;
+        let gap = replies.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        let lost = ((secs * 1000 / EVERY_MS) as usize).saturating_sub(replies.len());
+        Ok(Flow { lost, gap, stream: got.stdout.lines().count() as u64 == lines })
+    })
+}
+
+/// The WireGuard key of a leaf, as a hub knows it.
+///
+/// # Errors
+/// What the hub says instead.
+pub async fn leaf_key(f: &Fabric, hub: &str, name: &str) -> Result<String, String> {
+    let shown = json(&f.lab, hub, &format!("leaves show {name}")).await?;
+    shown["wireguard_key"].as_str().map(String::from).ok_or_else(|| shown.to_string())
+}
+
+/// While `change` is made three times, a ping from aws and a TCP stream to it go on, and other sites notice nothing. Gives what both
+/// flows came to.
+///
+/// # Errors
+/// What was noticed, or what failed.
+pub async fn unnoticed<R>(f: &Arc<Fabric>, change: impl Fn() -> R) -> Result<[Flow; 2], String>
+where
+    R: Future<Output = Check>,
+{
+    let before = leaf_key(f, "hub", "aws").await?;
+    let own = flow(f, site("aws"), site("oci"), 9);
+    let others = flow(f, site("pve"), site("azure"), 9);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..3 {
+        change().await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    let (own, others) = (own.await.map_err(|e| e.to_string())??, others.await.map_err(|e| e.to_string())??);
+    if leaf_key(f, "hub", "aws").await? == before {
+        return Err("the key is the old one".into());
+    }
+    let told = format!("of three changes: {own}; between other sites: {others}");
+    let status = json(&f.lab, "aws-leaf", "status").await?;
+    let fine = own.stream && own.gap < 1.0 && others.stream && others.gap < 1.0;
+    note(&told);
+    if fine && status["phase"] == "Ready" { Ok([own, others]) } else { Err(told) }
+}
+
+/// An invite that the hub makes of this order.
+///
+/// # Errors
+/// Why it made none.
+pub async fn invited(f: &Fabric, line: &str) -> Result<String, String> {
+    let answer = json(&f.lab, "hub", &format!("invite {line}")).await?;
+    answer["invite"].as_str().map(String::from).ok_or_else(|| "the answer has no invite".into())
+}
+
+/// The aws leaf takes fresh keys.
+///
+/// # Errors
+/// Why it did not.
+pub async fn rotate(f: &Fabric) -> Check {
+    json(&f.lab, "aws-leaf", "rotate").await.map(drop)
+}
+
+/// The aws machine enrolls in its own place; doing it again with the same invite changes nothing.
+///
+/// # Errors
+/// Why it did not.
+pub async fn replace_in_place(f: &Fabric) -> Check {
+    let invite = invited(f, "--replace aws").await?;
+    let line = format!("{invite}\n");
+    for changed in [true, false] {
+        let done = routerctl(&f.lab, "aws-leaf", "enroll - --replace -o json", Some(&line)).await?;
+        let said: Value =
+            serde_json::from_str(&done.stdout).map_err(|e| format!("{e}: {}", done.detail()))?;
+        if !done.ok() || said["changed"] != changed {
+            return Err(format!("enroll --replace: {said}"));
+        }
+    }
+    Ok(())
+}
