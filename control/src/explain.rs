@@ -230,7 +230,7 @@ mod tests {
             last_handshake_secs_ago: handshake,
             rx_bytes: 0,
             tx_bytes: 0,
-            allowed_ips: vec![net.parse().unwrap()],
+            allowed_ips: [net.parse().unwrap()].into(),
             keepalive_secs: 25,
         }
     }

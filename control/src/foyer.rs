@@ -15,8 +15,7 @@ const FOYER_MTU: u16 = 1200;
 /// foyer address behind the tunnel. `hub_key` is the hub's at `endpoint`. `listen_port` 0 leaves the port to the kernel.
 pub fn wished(invite: &Invite, hub_key: &WireguardKey, endpoint: SocketAddr, listen_port: u16) -> Wished {
     let hub = Ipv4Net::from(invite.foyer_hub);
-    let peer =
-        WireguardPeer { endpoint: Some(endpoint), allowed_ips: BTreeSet::from([hub]), keepalive_secs: 0 };
+    let peer = WireguardPeer { endpoint: Some(endpoint), allowed_ips: [hub].into(), keepalive_secs: 0 };
     let wireguard = Wireguard {
         private_key: PrivateKey::from_bytes(*invite.wireguard_private_key()),
         listen_port,

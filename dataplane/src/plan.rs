@@ -88,8 +88,13 @@ pub struct Device {
 
 impl Device {
     fn of(wireguard: &Wireguard) -> Device {
-        let Wireguard { private_key, listen_port, addresses, mtu, peers: _ } = wireguard.clone();
-        Device { private_key, listen_port, addresses, mtu }
+        // Field by field: a hub has thousands of peers.
+        Device {
+            private_key: wireguard.private_key.clone(),
+            listen_port: wireguard.listen_port,
+            addresses: wireguard.addresses.clone(),
+            mtu: wireguard.mtu,
+        }
     }
 
     /// Whether this device needs no change to be as `wished`; port 0 is content with any port.
@@ -105,7 +110,7 @@ impl Device {
 /// The changes that turn `seen` into `wished`: first what is in the way goes, from the edge inwards, then what is
 /// missing comes, from the underlay outwards, filters before routes. Empty if nothing has to change.
 pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
-    let goal = State::of(wished, seen.protection.clone(), seen.carrier);
+    let goal = State::apart_from_wireguard(wished, seen.protection.clone(), seen.carrier);
     let mut changes = Vec::new();
     changes.extend(seen.captures.difference(&goal.captures).cloned().map(Change::RemoveCapture));
     changes.extend(
@@ -118,11 +123,11 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
         changes.push(Change::RemoveRelay);
     }
     // The second goes before the first and comes after it: in process it lives by the first one's device.
-    if goal.second.is_none() {
+    if wished.second.is_none() {
         plan_wireguard(Line::Second, seen.second.as_ref(), None, &mut changes);
     }
-    plan_wireguard(Line::First, seen.wireguard.as_ref(), goal.wireguard.as_ref(), &mut changes);
-    if let Some(second) = &goal.second {
+    plan_wireguard(Line::First, seen.wireguard.as_ref(), wished.wireguard.as_ref(), &mut changes);
+    if let Some(second) = &wished.second {
         plan_wireguard(Line::Second, seen.second.as_ref(), Some(second), &mut changes);
     }
     if let Some(tunnel) = goal.tunnel.filter(|_| goal.tunnel != seen.tunnel) {
@@ -247,7 +252,7 @@ mod tests {
     fn peer() -> impl Strategy<Value = WireguardPeer> {
         let endpoint = option::of((address(), 1u16..4).prop_map(|(a, p)| SocketAddr::from((a, p))));
         (endpoint, btree_set(prefix(), 0..3), 0u16..2).prop_map(|(endpoint, allowed_ips, keepalive_secs)| {
-            WireguardPeer { endpoint, allowed_ips, keepalive_secs }
+            WireguardPeer { endpoint, allowed_ips: allowed_ips.into_iter().collect(), keepalive_secs }
         })
     }
 

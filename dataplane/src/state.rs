@@ -10,7 +10,7 @@ pub use crate::capture::Capture;
 use crate::mtu;
 pub use crate::relay::{Relay, RelayFilter};
 pub use crate::route::{Owners, ProtectedPrefix, Protection, Target};
-pub use crate::wireguard::{PrivateKey, PublicKey, WireguardPeer};
+pub use crate::wireguard::{AllowedIps, PrivateKey, PublicKey, WireguardPeer};
 
 /// Name of the kernel WireGuard interface.
 pub const WIREGUARD_INTERFACE: &str = "fab-wg";
@@ -214,12 +214,21 @@ impl State {
 
     /// The state in which nothing is left to do for `wished`, on a host with this `protection`.
     pub fn of(wished: &Wished, protection: Protection, carrier: Carrier) -> State {
+        State {
+            wireguard: wished.wireguard.clone(),
+            second: wished.second.clone(),
+            ..State::apart_from_wireguard(wished, protection, carrier)
+        }
+    }
+
+    /// The same without the WireGuard interfaces, whose peers are too many to be copied at each comparison.
+    pub(crate) fn apart_from_wireguard(wished: &Wished, protection: Protection, carrier: Carrier) -> State {
         let (routes, _) = protection.admit(wished);
         let routes: BTreeMap<_, _> = routes.into_iter().map(|(p, t)| (p, wished.route(t))).collect();
         let filter = wished.filter_state(&routes, carrier);
         State {
-            wireguard: wished.wireguard.clone(),
-            second: wished.second.clone(),
+            wireguard: None,
+            second: None,
             tunnel: wished.tunnel,
             relay: wished.relay.clone(),
             routes,

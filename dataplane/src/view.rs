@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::preflight::Finding;
 use crate::route::ProtectedPrefix;
-use crate::state::PublicKey;
+use crate::state::{AllowedIps, PublicKey};
 
 pub use crate::state::Carrier;
 
@@ -139,7 +139,7 @@ pub struct WireguardPeerView {
     /// Octets sent to it.
     pub tx_bytes: u64,
     /// Its overlay prefixes.
-    pub allowed_ips: Vec<Ipv4Net>,
+    pub allowed_ips: AllowedIps,
     /// Persistent keepalive in seconds, 0 for off.
     pub keepalive_secs: u16,
 }

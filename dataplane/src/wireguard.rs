@@ -1,8 +1,8 @@
 //! WireGuard keys and peers, and what must change when they differ.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smallvec::SmallVec;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A WireGuard public key (Curve25519 point, 32 octets); text form is standard base64 of 44 characters.
@@ -114,13 +115,60 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
+/// The prefixes of a peer, each once and in order. One or two, which is what peers have, stand in place: a hub copies and
+/// compares those of all its leaves whenever one enrolls.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<Ipv4Net>", into = "Vec<Ipv4Net>")]
+pub struct AllowedIps(SmallVec<[Ipv4Net; 2]>);
+
+impl Deref for AllowedIps {
+    type Target = [Ipv4Net];
+    fn deref(&self) -> &[Ipv4Net] {
+        &self.0
+    }
+}
+
+impl FromIterator<Ipv4Net> for AllowedIps {
+    fn from_iter<I: IntoIterator<Item = Ipv4Net>>(nets: I) -> Self {
+        let mut all = Self::default();
+        all.extend(nets);
+        all
+    }
+}
+
+impl Extend<Ipv4Net> for AllowedIps {
+    fn extend<I: IntoIterator<Item = Ipv4Net>>(&mut self, nets: I) {
+        self.0.extend(nets);
+        self.0.sort_unstable();
+        self.0.dedup();
+    }
+}
+
+impl<const N: usize> From<[Ipv4Net; N]> for AllowedIps {
+    fn from(nets: [Ipv4Net; N]) -> Self {
+        nets.into_iter().collect()
+    }
+}
+
+impl From<Vec<Ipv4Net>> for AllowedIps {
+    fn from(nets: Vec<Ipv4Net>) -> Self {
+        nets.into_iter().collect()
+    }
+}
+
+impl From<AllowedIps> for Vec<Ipv4Net> {
+    fn from(nets: AllowedIps) -> Self {
+        nets.0.into_vec()
+    }
+}
+
 /// One WireGuard peer as wished or as seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WireguardPeer {
     /// Where the peer is; `None` means that it roams: what was learned from its packets is kept.
     pub endpoint: Option<SocketAddr>,
     /// Source and destination prefixes of this peer (cryptokey routing); overlay addresses only.
-    pub allowed_ips: BTreeSet<Ipv4Net>,
+    pub allowed_ips: AllowedIps,
     /// Persistent keepalive in seconds; 0 is off.
     pub keepalive_secs: u16,
 }
@@ -155,6 +203,21 @@ impl WireguardPeer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However they are given, prefixes are equal when they are the same, and read back as they were written.
+    #[test]
+    fn prefixes_are_a_set() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let (one, two, three) = (net("10.0.0.1/32"), net("10.0.0.2/32"), net("10.1.0.0/24"));
+        let all = AllowedIps::from([three, one, two, one]);
+        assert_eq!(all[..], [one, two, three]);
+        let mut grown = AllowedIps::from(vec![two]);
+        grown.extend([one, three, two]);
+        assert_eq!(grown, all);
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<AllowedIps>(&text).unwrap(), all);
+        assert_eq!(text, r#"["10.0.0.1/32","10.0.0.2/32","10.1.0.0/24"]"#);
+    }
 
     /// A key with a newline or of the wrong length is refused; a right one survives the round trip.
     #[test]

@@ -96,7 +96,7 @@ fn target(admission: &Admission, client: Ipv4Addr, owner: Ipv4Addr, best: &BestP
 fn hub_peer(admission: &Admission, hub: &HubNode) -> (PublicKey, WireguardPeer) {
     let peer = WireguardPeer {
         endpoint: hub.endpoints.first().copied(),
-        allowed_ips: BTreeSet::from([admission.topology.overlay_prefix]),
+        allowed_ips: [admission.topology.overlay_prefix].into(),
         keepalive_secs: KEEPALIVE_SECS,
     };
     (PublicKey(hub.wireguard_key.0), peer)
@@ -123,7 +123,7 @@ const RELAYED_COST: u32 = 20;
 pub fn next_hop_costs(wished: &Wished) -> Vec<(IpNet, u32)> {
     let peers = wished.wireguard.iter().chain(&wished.second).flat_map(|w| w.peers.values());
     let cost = |net: &Ipv4Net| if net.prefix_len() == 32 { DIRECT_COST } else { RELAYED_COST };
-    peers.flat_map(|p| &p.allowed_ips).map(|net| (IpNet::V4(*net), cost(net))).collect()
+    peers.flat_map(|p| p.allowed_ips.iter()).map(|net| (IpNet::V4(*net), cost(net))).collect()
 }
 
 /// Remote clients and their owners' overlay addresses. What is not a host route, what is our own, and what does

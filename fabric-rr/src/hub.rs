@@ -35,7 +35,7 @@ pub fn wished(
     let host = Ipv4Net::from;
     let mut peers: BTreeMap<PublicKey, WireguardPeer> = BTreeMap::new();
     let mut add = |key: [u8; 32], address, endpoint, keepalive_secs| {
-        let allowed_ips = BTreeSet::from([host(address)]);
+        let allowed_ips = [host(address)].into();
         // Leaves and invited machines are behind NAT or move: their endpoints are learned, and they keep them open.
         peers.insert(PublicKey(key), WireguardPeer { endpoint, allowed_ips, keepalive_secs });
     };

@@ -177,7 +177,7 @@ fn tunnels(report: &Report) -> String {
             ago.unwrap_or_else(|| "never".into()),
             text::octets(peer.rx_bytes),
             text::octets(peer.tx_bytes),
-            text::list(&peer.allowed_ips),
+            text::list(peer.allowed_ips.iter()),
         ]);
     }
     table.to_string()

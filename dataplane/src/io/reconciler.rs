@@ -400,7 +400,7 @@ fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
             last_handshake_secs_ago: status.and_then(|s| s.last_handshake).map(|d| d.as_secs()),
             rx_bytes: status.map_or(0, |s| s.rx_bytes),
             tx_bytes: status.map_or(0, |s| s.tx_bytes),
-            allowed_ips: peer.allowed_ips.iter().copied().collect(),
+            allowed_ips: peer.allowed_ips.clone(),
             keepalive_secs: peer.keepalive_secs,
         }
     };

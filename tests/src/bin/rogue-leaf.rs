@@ -70,7 +70,7 @@ fn wished(admission: &Admission, private_key: PrivateKey) -> Option<Wished> {
     let mtus = dataplane::mtu::mtus(1400, false);
     let peer = WireguardPeer {
         endpoint: Some(*hub.endpoints.first()?),
-        allowed_ips: BTreeSet::from([overlay]),
+        allowed_ips: [overlay].into(),
         keepalive_secs: 25,
     };
     let wireguard = Wireguard {

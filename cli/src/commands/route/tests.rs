@@ -120,7 +120,7 @@ fn tunnels(to: &[u8]) -> Report {
         last_handshake_secs_ago: Some(u64::from(n)),
         rx_bytes: 0,
         tx_bytes: 0,
-        allowed_ips: vec![overlay(n).into()],
+        allowed_ips: [overlay(n).into()].into(),
         keepalive_secs: 0,
     };
     let interface = InterfaceView {
