@@ -53,7 +53,7 @@ impl Derive {
     }
 
     /// Leaves and the other hub, as the registry has them.
-    async fn tell_speaker(&self, now: &Admissions, policies: &mut hub::Policies) {
+    async fn tell_speaker(&self, now: &Arc<Admissions>, policies: &mut hub::Policies) {
         let peering = peering::peering(now, self.config.router.spec.hold_time_secs);
         self.speaker
             .set_liveness(peering::watched(liveness(&self.config, !now.hubs.is_empty()), &peering))

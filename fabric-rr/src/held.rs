@@ -14,6 +14,8 @@ use enrollment::identity::{LeafName, WireguardKey};
 use enrollment::registry::Admissions;
 use tokio::sync::Notify;
 
+use crate::hub;
+
 /// For how long a tunnel keeps a former key at most: who has not asked by then (another machine, a program of an older
 /// version) is not going to.
 pub(crate) const LONGEST: Duration = Duration::from_secs(2);
@@ -33,8 +35,8 @@ impl Held {
     /// tunnel at all.
     pub fn hear(&mut self, before: &Admissions, now: &Admissions, at: Instant) {
         self.0.retain(|name, _| now.leaves.contains_key(name));
-        for (name, leaf) in &now.leaves {
-            let Some(former) = before.leaves.get(name).map(|leaf| leaf.wireguard_key) else { continue };
+        for (name, was, is) in hub::changed(&before.leaves, &now.leaves) {
+            let (Some(former), Some(leaf)) = (was.map(|leaf| leaf.wireguard_key), is) else { continue };
             if former != leaf.wireguard_key {
                 self.0.entry(name.clone()).or_insert(Kept { former, until: at + LONGEST });
             }

@@ -1,6 +1,7 @@
 //! Where enrollment, BGP and the dataplane meet on the hub: pure functions from the admissions to what each of
 //! the others should have. Nothing else on the hub decides which peers, prefixes or addresses are permitted.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -87,24 +88,63 @@ fn relay(admissions: &Admissions, mtu: u16, established: &BTreeSet<IpAddr>) -> O
     (!hubs.is_empty()).then_some(Relay { local, overlay, mtu: mtu - IPIP_OVERHEAD, hubs, beyond })
 }
 
+/// Enrolled leaves by name.
+type Leaves = BTreeMap<LeafName, Arc<Admitted>>;
+
+/// The leaves whose admission is another one than before, with both; new ones and those that are gone have one of them.
+/// The registry hands out the same record until it changes, so this is one walk over both, without a look-up.
+pub fn changed<'a>(
+    before: &'a Leaves,
+    now: &'a Leaves,
+) -> impl Iterator<Item = (&'a LeafName, Option<&'a Arc<Admitted>>, Option<&'a Arc<Admitted>>)> {
+    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (before.peek(), now.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((was, _)), Some((is, _))) => was.cmp(is),
+            };
+            let was = if order.is_le() { before.next() } else { None };
+            let is = if order.is_ge() { now.next() } else { None };
+            match (was, is) {
+                (Some((_, was)), Some((_, is))) if Arc::ptr_eq(was, is) => {}
+                (was, is) => {
+                    let name = was.or(is)?.0;
+                    return Some((name, was.map(|(_, leaf)| leaf), is.map(|(_, leaf)| leaf)));
+                }
+            }
+        }
+    })
+}
+
 /// What each enrolled leaf may announce, by the source address of its session. A policy is made anew when its leaf's
 /// admission is another one; the speaker knows the others again.
 #[derive(Default)]
-pub struct Policies(HashMap<IpAddr, (Arc<Admitted>, Arc<ImportPolicy>)>);
+pub struct Policies {
+    known: Option<Arc<Admissions>>,
+    policies: Arc<HashMap<IpAddr, Arc<ImportPolicy>>>,
+}
 
 impl Policies {
     /// The policies for these admissions.
-    pub fn of(&mut self, admissions: &Admissions) -> Admission {
-        let before = std::mem::take(&mut self.0);
-        let kept = |leaf: &Arc<Admitted>| {
-            let (known, policy) = before.get(&IpAddr::V4(leaf.overlay))?;
-            Arc::ptr_eq(known, leaf).then(|| policy.clone())
-        };
-        for leaf in admissions.leaves.values() {
-            let policy = kept(leaf).unwrap_or_else(|| Arc::new(import_policy(leaf)));
-            self.0.insert(IpAddr::V4(leaf.overlay), (leaf.clone(), policy));
+    pub fn of(&mut self, admissions: &Arc<Admissions>) -> Admission {
+        let nobody = Leaves::new();
+        let before = self.known.replace(admissions.clone());
+        let before = before.as_ref().map_or(&nobody, |known| &known.leaves);
+        let different: Vec<_> = changed(before, &admissions.leaves).collect();
+        if !different.is_empty() {
+            let policies = Arc::make_mut(&mut self.policies);
+            // First who goes: an address may have another leaf now.
+            for leaf in different.iter().filter_map(|(_, was, _)| *was) {
+                policies.remove(&IpAddr::V4(leaf.overlay));
+            }
+            for leaf in different.iter().filter_map(|(_, _, is)| *is) {
+                policies.insert(IpAddr::V4(leaf.overlay), Arc::new(import_policy(leaf)));
+            }
         }
-        Admission::Enrolled(Arc::new(self.0.iter().map(|(at, (_, policy))| (*at, policy.clone())).collect()))
+        Admission::Enrolled(self.policies.clone())
     }
 }
 
@@ -229,16 +269,42 @@ pub(crate) mod tests {
         assert!(both.overlay.contains(&both.local));
     }
 
+    /// Exactly the leaves that are new, other or gone are found, and an address that changes hands has its new leaf's policy.
+    #[test]
+    fn only_what_changed_is_walked_on() {
+        let before = admissions(&[("aws", 2, &[]), ("oci", 3, &[]), ("pve", 4, &[])]);
+        let mut now = before.clone();
+        now.leaves.remove(&"oci".parse::<LeafName>().unwrap());
+        let azure = &admissions(&[("azure", 3, &[[10, 82, 10, 20]])]).leaves;
+        now.leaves.extend(azure.clone());
+        Arc::make_mut(now.leaves.get_mut(&"pve".parse().unwrap()).unwrap()).max_claims = 1;
+        let found: Vec<_> = changed(&before.leaves, &now.leaves)
+            .map(|(name, was, is)| (name.to_string(), was.is_some(), is.is_some()))
+            .collect();
+        let expected = [("azure", false, true), ("oci", true, false), ("pve", true, true)];
+        assert_eq!(found, expected.map(|(name, was, is)| (name.to_string(), was, is)));
+        let mut kept = Policies::default();
+        kept.of(&before.into());
+        let now = Arc::new(now);
+        let Admission::Enrolled(policies) = kept.of(&now) else { panic!("leaves are never open") };
+        let Admission::Enrolled(afresh) = Policies::default().of(&now) else {
+            panic!("leaves are never open")
+        };
+        assert_eq!(policies, afresh);
+    }
+
     /// A leaf may announce what it owns and what is moving away from it, from its own address, and nothing that
     /// another owns.
     #[test]
     fn policies_follow_claims() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
         let mut kept = Policies::default();
-        let Admission::Enrolled(policies) = kept.of(&a) else { panic!("leaves are never open") };
+        let Admission::Enrolled(policies) = kept.of(&a.clone().into()) else {
+            panic!("leaves are never open")
+        };
         let mut now = a.clone();
         Arc::make_mut(now.leaves.get_mut(&"oci".parse().unwrap()).unwrap()).claims.clear();
-        let Admission::Enrolled(then) = kept.of(&now) else { panic!("leaves are never open") };
+        let Admission::Enrolled(then) = kept.of(&now.into()) else { panic!("leaves are never open") };
         let (same, other) = ("10.255.0.2".parse().unwrap(), "10.255.0.3".parse().unwrap());
         assert!(Arc::ptr_eq(&policies[&same], &then[&same]) && policies[&other] != then[&other]);
         let aws = &policies[&"10.255.0.2".parse().unwrap()];
