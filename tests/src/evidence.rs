@@ -82,6 +82,9 @@ pub fn secrets_of(lab: &Path) -> Result<Vec<Secret>, String> {
         let paths = control::Paths::below(Some(&lab.join(node.name())));
         found.extend([paths.wireguard_key(), paths.signing_key()]);
     }
+    let second = control::Paths::below(Some(&lab.join(Node::Hub2.name())));
+    let of_second = [second.wireguard_key(), second.signing_key(), lab.join("keys").join("invite-hub-2")];
+    found.extend(of_second.into_iter().filter(|path| path.exists()));
     found.push(lab.join("keys/lab"));
     for site in &SITES {
         found.push(lab.join("keys").join(format!("invite-{}", site.name)));
@@ -121,13 +124,17 @@ pub fn no_secret(dir: &Path, secrets: &[Secret]) -> Check {
         if contains(&content, mark.as_bytes()) {
             return Err(format!("{name} holds a private key"));
         }
-        for secret in secrets {
-            if secret.needles.iter().any(|needle| contains(&content, needle)) {
-                return Err(format!("{name} holds the secret of {}", secret.name));
-            }
+        if let Some(secret) = shows(&content, secrets) {
+            return Err(format!("{name} holds the secret of {secret}"));
         }
     }
     Ok(())
+}
+
+/// The name of a secret that `content` shows.
+pub fn shows<'a>(content: &[u8], secrets: &'a [Secret]) -> Option<&'a str> {
+    let shown = |secret: &&Secret| secret.needles.iter().any(|needle| contains(content, needle));
+    secrets.iter().find(shown).map(|secret| secret.name.as_str())
 }
 
 fn contains(content: &[u8], needle: &[u8]) -> bool {

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lab::{Hubs, Lab, LabName, UpOptions, UpReport};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::sync::OnceCell;
 
-use crate::Check;
+use crate::{Check, aftermath};
 
 /// A lab with all four sites enrolled.
 #[derive(Debug)]
@@ -79,7 +80,10 @@ pub fn main_with(tag: &str, hubs: Hubs, cases: Vec<Case>) -> ExitCode {
         trials.push(Trial::test(case.name, move || {
             let work = async {
                 let fabric = shared.get_or_init(|| up(name, hubs)).await.clone()?;
-                (case.run)(fabric).await
+                let begin = Instant::now();
+                let Err(wrong) = (case.run)(fabric.clone()).await else { return Ok(()) };
+                let secs = begin.elapsed().as_secs_f64();
+                Err(format!("{wrong}\nafter {secs:.1} s; {}", aftermath::of(&fabric.lab).await))
             };
             runtime.block_on(work).map_err(Failed::from)
         }));

@@ -1,10 +1,12 @@
 //! Tests of the whole fabric: the shipped programs in a lab, asked as a person asks them.
 //!
-//! [`harness`] runs named cases against one lab and takes it down at the end; [`points`] are the seven points of the
-//! acceptance scenario, each a function that says what is wrong; [`ask`] puts questions to a lab's nodes;
-//! [`hubs`] asks a lab with two hubs; [`flow`] are packets under way while keys change; [`space`] is a namespace with routers of other makes; [`switch`] are namespaces for
-//! walks of their own. The programs are those in `FABRIC_BIN_DIR`, or beside the test in cargo's target folder: build them first.
+//! [`harness`] runs named cases against one lab and takes it down at the end; [`aftermath`] is what it tells of a lab in
+//! which a case failed; [`points`] are the seven points of the acceptance scenario, each a function that says what is
+//! wrong; [`ask`] puts questions to a lab's nodes; [`hubs`] asks a lab with two hubs; [`flow`] are packets under way while
+//! keys change; [`space`] is a namespace with routers of other makes; [`switch`] are namespaces for walks of their own.
+//! The programs are those in `FABRIC_BIN_DIR`, or beside the test in cargo's target folder: build them first.
 
+pub mod aftermath;
 pub mod ask;
 pub mod evidence;
 pub mod explain;
