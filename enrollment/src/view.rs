@@ -410,6 +410,10 @@ pub struct ClientView {
     pub last_answer_secs_ago: Option<u64>,
     /// By how much the leaf's clock is ahead of the hub's, in seconds, at the last answer.
     pub clock_ahead_secs: Option<i64>,
+    /// How it stands with taking its own place with fresh keys (`enroll --replace`): that it waits for approval, or why
+    /// it was not let; meanwhile it goes on as it was.
+    #[serde(default)]
+    pub replacement: Option<String>,
 }
 
 impl ClientView {
@@ -434,6 +438,7 @@ impl ClientView {
             valid_until: admission.map(|a| a.valid_until),
             last_answer_secs_ago: silent_secs,
             clock_ahead_secs: None,
+            replacement: None,
         }
     }
 }

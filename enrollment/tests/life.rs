@@ -166,6 +166,52 @@ async fn replacement() {
     assert_eq!(late.code, ReasonCode::LeaseRevoked);
 }
 
+/// A machine that replaces itself by an invite with approval waits as any other: over a restart of the hub, with its
+/// former keys in force; what was shown covers fewer claims and no further one; a refusal leaves it as it was.
+#[tokio::test]
+async fn replacement_in_place_waits() {
+    let hub = Hub::start().await;
+    let old = join(&hub, "pve", 1, &[ip("10.99.9.10")]).await;
+    let order = InviteOrder { replace: true, approve: true, ..order("pve", &["10.99.9.0/24"]) };
+    let invite = hub.invite(order).await;
+    let asked = async |at: &HubApi, n: u64, claims: &[Ipv4Addr]| {
+        client::join(at, &invite, &keys(n), claims, true).await.map_err(|refusal| refusal.code)
+    };
+    let through = async |n: u64, claims: &[Ipv4Addr]| asked(&api(&old), n, claims).await;
+    let both = [ip("10.99.9.10"), ip("10.99.9.11")];
+    assert_eq!(through(2, &both).await.unwrap_err(), ReasonCode::ApprovalPending);
+    assert_eq!(through(2, &both[..1]).await.unwrap_err(), ReasonCode::ApprovalPending);
+    let waiting = hub.registry.view().await.unwrap().pending;
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(
+        (waiting[0].replaces.clone().unwrap(), waiting[0].claims.as_slice()),
+        (old.leaf.clone(), &both[..])
+    );
+    client::renew(&api(&old), &keys(1), &old).await.unwrap();
+    hub.registry.decide_pending("pve".into(), Verdict::Denied).await.unwrap();
+    assert_eq!(through(2, &both[..1]).await.unwrap_err(), ReasonCode::ApprovalDenied);
+    assert_eq!(hub.registry.snapshot().leaves[&old.leaf].wireguard_key, keys(1).wireguard_key());
+
+    assert_eq!(through(3, &both[..1]).await.unwrap_err(), ReasonCode::ApprovalPending);
+    let (folder, port) = (hub.folder.clone(), hub.port);
+    drop(hub);
+    let hub = Hub::start_in(folder, Limits::default(), applied_at_once(), |s| s.api_port = port).await;
+    let restarted = HubApi { address: hub.at(old.topology.hubs[0].overlay), ..api(&old) };
+    assert_eq!(asked(&restarted, 3, &both[..1]).await.unwrap_err(), ReasonCode::ApprovalPending);
+    hub.registry.decide_pending("pve".into(), Verdict::Approved).await.unwrap();
+    assert_eq!(
+        asked(&restarted, 3, &both).await.unwrap_err(),
+        ReasonCode::ApprovalPending,
+        "one claim was not shown"
+    );
+    hub.registry.decide_pending("pve".into(), Verdict::Approved).await.unwrap();
+    let new = asked(&restarted, 3, &both).await.unwrap();
+    assert_eq!((new.overlay, new.wireguard_key, new.claims.len()), (old.overlay, keys(3).wireguard_key(), 2));
+    assert!(hub.registry.view().await.unwrap().pending.iter().all(|p| p.verdict == Verdict::Denied));
+    let late = client::renew(&restarted, &keys(1), &old).await.unwrap_err();
+    assert_eq!(late.code, ReasonCode::LeaseRevoked);
+}
+
 /// A move changes the owner at once and fences the former one, whose route is kept until the new one's is there.
 #[tokio::test]
 async fn moved_claims() {

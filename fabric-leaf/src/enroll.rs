@@ -1,5 +1,6 @@
 //! One enrollment, step by step, each told with its time as it ends. It ends well only when the site works.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -23,13 +24,12 @@ use crate::leaf::Underlay;
 use crate::lines::{Keys, LineKeys};
 use crate::membership::{Ask, Owner, ask_elsewhere, prefer};
 use crate::settings::{self, Settings};
+use crate::waiting::{ASK_FOLLOWED, Waiting};
 
 /// Longest time for the dataplane to have what was wished.
 const DATAPLANE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the foyer's answer over all endpoints and attempts.
 const FOYER_LIMIT: Duration = Duration::from_secs(8);
-/// How often an enrollment that waits for approval asks while somebody follows it.
-const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for the session and its routes.
 const SESSION_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for the probe's answer.
@@ -75,6 +75,28 @@ impl Question<'_> {
     }
 }
 
+/// One enrollment, and who follows it.
+pub struct Followed {
+    ask: Ask,
+    steps: Steps,
+    /// What the leaf was when it began.
+    before: Option<Identity>,
+}
+
+impl Followed {
+    /// An enrollment that begins now.
+    pub fn begin(owner: &Owner, ask: Ask) -> Followed {
+        let now = Instant::now();
+        let steps = Steps { progress: ask.progress.clone(), done: Vec::new(), started: now, mark: now };
+        Followed { ask, steps, before: identity(&owner.admission()) }
+    }
+
+    /// Whether somebody listens still, and has patience.
+    fn is_followed(&self) -> bool {
+        !self.ask.progress.is_closed() && self.steps.started.elapsed() < self.ask.patience
+    }
+}
+
 /// Tells each step as it ends.
 struct Steps {
     progress: mpsc::Sender<EnrollProgress>,
@@ -90,6 +112,10 @@ impl Steps {
         work: impl Future<Output = Result<(T, String), Refusal>>,
     ) -> Result<T, Refusal> {
         let outcome = work.await;
+        if outcome.is_ok() && self.done.iter().any(|step| step.ok && step.name == name) {
+            // Told before: the enrollment was taken up again.
+            return outcome.map(|(value, _)| value);
+        }
         let (ok, detail) = match &outcome {
             Ok((_, detail)) => (true, detail.clone()),
             Err(refusal) => (false, refusal.to_string()),
@@ -107,16 +133,37 @@ impl Steps {
 impl Enroller {
     /// Enrolls, or finds that it was done before; tells every step and the end.
     pub async fn enroll(&mut self, owner: &mut Owner, ask: Ask) {
-        let now = Instant::now();
-        let mut steps = Steps { progress: ask.progress.clone(), done: Vec::new(), started: now, mark: now };
-        let before = owner.admission();
-        let outcome = self.steps(owner, &ask, &mut steps).await;
+        let begun = Followed::begin(owner, ask);
+        self.go_on(owner, begun).await;
+    }
+
+    /// Begins, or takes up again what waits for approval. A machine that waits to take its own place has other things to
+    /// do meanwhile: it is left to its owner then, to be taken up later.
+    pub async fn go_on(&mut self, owner: &mut Owner, mut run: Followed) {
+        let outcome = self.steps(owner, &run.ask, &mut run.steps).await;
+        let waits = outcome.as_ref().is_err_and(|refusal| refusal.code.is_transient())
+            && owner.waits_by(run.ask.request.invite.as_deref());
+        if !(waits && run.is_followed()) {
+            return self.end(owner, run, outcome).await;
+        }
+        if let Some(former) = owner.followed.replace(run) {
+            // One person follows it, the last who asked.
+            self.end(owner, former, outcome).await;
+        }
+    }
+
+    /// Tells the end.
+    async fn end(&self, owner: &Owner, run: Followed, outcome: Result<(), Refusal>) {
+        let Followed { ask, steps, before } = run;
+        if ask.progress.is_closed() {
+            return;
+        }
         // The host as it is now: what keeps packets away is told at once, with its fix.
         let report = self.wishes.recheck().await;
         let after = owner.admission();
         let summary = EnrollSummary {
             ok: outcome.is_ok(),
-            changed: identity(&before) != identity(&after),
+            changed: before != identity(&after),
             elapsed_ms: u64::try_from(steps.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             steps: steps.done,
             overlay: after.map(|a| a.overlay),
@@ -124,6 +171,7 @@ impl Enroller {
             findings: report.findings.clone(),
             reason: outcome.err().map(|refusal| api_error(&refusal)),
         };
+        // Who asked may be gone.
         let _ = ask.progress.send(EnrollProgress::Done(summary)).await;
     }
 
@@ -137,7 +185,13 @@ impl Enroller {
                 steps.run("widening", self.widened(owner, ask, &invite, before)).await?
             }
             (Some(invite), _) => self.join(owner, ask, &invite, steps).await?,
-            (None, Some(admission)) => admission,
+            (None, Some(admission)) => {
+                if owner.waits_by(ask.request.invite.as_deref()) {
+                    // The answer that granted it got lost, and its keys were tried since.
+                    owner.replaces_no_more(None)?;
+                }
+                admission
+            }
             (None, None) => return Err(Refusal::of(ReasonCode::InviteMalformed)),
         };
         steps.run("session", self.session(&admission)).await?;
@@ -207,23 +261,33 @@ impl Enroller {
         before: Admission,
         steps: &mut Steps,
     ) -> Result<Admission, Refusal> {
-        let clients = &ask.request.clients;
         if invite.site != before.leaf {
             let message = format!("this machine is {}, the invite is for {}", before.leaf, invite.site);
             return Err(Refusal::new(ReasonCode::SiteTaken, message));
         }
-        let mut outcome = owner.replace_itself(self, invite, clients).await;
-        if let Some(refusal) = outcome.as_ref().err().filter(|r| r.code == ReasonCode::ApprovalPending) {
-            let told = format!("{}; {}", refusal.message, refusal.fix());
-            steps.run("approval", async { Ok(((), told)) }).await?;
-            let end = Instant::now() + ask.patience;
-            while outcome.as_ref().is_err_and(|r| r.code.is_transient())
-                && Instant::now() < end
-                && !ask.progress.is_closed()
-            {
-                tokio::time::sleep(ASK_EVERY).await;
-                outcome = owner.replace_itself(self, invite, clients).await;
+        let mut claims: BTreeSet<_> = before.claims.keys().chain(&ask.request.clients).copied().collect();
+        let text = ask.request.invite.as_deref();
+        if let Some(asked) = owner.waiting.as_ref().and_then(|waiting| waiting.asked_before(text, &claims)) {
+            claims = asked;
+        }
+        let outcome = owner.replace_itself(self, invite, &claims).await;
+        let concerns = !owner.waits_in_place() || owner.waits_by(text);
+        match &outcome {
+            Err(refusal) if refusal.code == ReasonCode::ApprovalPending => {
+                let told = format!("{}; {}", refusal.message, refusal.fix());
+                steps.run("approval", async { Ok(((), told)) }).await?;
+                if !owner.waits_by(text) {
+                    owner.wait_for(Some(Waiting::new(ask.request.clone(), Some(claims))))?;
+                }
+                owner.publish.send_modify(|m| m.replacement = Some(refusal.clone()));
+                return Err(refusal.clone());
             }
+            Err(refusal) if refusal.code.is_transient() && owner.waits_by(text) => {
+                return Err(refusal.clone());
+            }
+            Err(refusal) if concerns => owner.replaces_no_more(Some(refusal))?,
+            Err(_) => {}
+            Ok(_) => owner.replaces_no_more(None)?,
         }
         steps.run("replacement", async { outcome.map(|detail| ((), detail)) }).await?;
         owner.admission().ok_or_else(|| Refusal::of(ReasonCode::HubSilent))
@@ -242,7 +306,7 @@ impl Enroller {
         if let Err(refusal) = &outcome
             && refusal.code == ReasonCode::ApprovalPending
         {
-            owner.wait_for(Some(ask.request.clone()))?;
+            owner.wait_for(Some(Waiting::new(ask.request.clone(), None)))?;
             outcome = self.approved(owner, ask, invite, &keys, refusal.clone(), steps).await;
         }
         if outcome.as_ref().is_err_and(|refusal| !refusal.code.is_transient()) || outcome.is_ok() {
@@ -284,7 +348,7 @@ impl Enroller {
         let end = Instant::now() + ask.patience;
         let mut last = refusal;
         while Instant::now() < end && !ask.progress.is_closed() {
-            tokio::time::sleep(ASK_EVERY).await;
+            tokio::time::sleep(ASK_FOLLOWED).await;
             match self.admitted(invite, keys, &ask.request.clients, ask.request.replace).await {
                 Err(refusal) if refusal.code.is_transient() => last = refusal,
                 outcome => return outcome,
@@ -350,7 +414,7 @@ impl Enroller {
                     Err(refusal) if refusal.code == ReasonCode::HubSilent => last = refusal,
                     // Made at another hub a moment ago, and that one may answer in the next round.
                     Err(refusal) if ask_elsewhere(&refusal) && hubs.len() > 1 => {
-                        tokio::time::sleep(ASK_EVERY / 4).await;
+                        tokio::time::sleep(ASK_FOLLOWED / 4).await;
                         last = refusal;
                     }
                     Err(refusal) => return Err(refusal),
@@ -476,8 +540,10 @@ fn dataplane_failed(message: String) -> Refusal {
     Refusal::new(ReasonCode::DataplaneFailed, message)
 }
 
-/// What a second run must not change.
-fn identity(admission: &Option<Admission>) -> Option<(Ipv4Addr, Vec<Ipv4Addr>, SigningKey, WireguardKey)> {
+/// What a second run must not change: overlay address, claims, hub and key.
+type Identity = (Ipv4Addr, Vec<Ipv4Addr>, SigningKey, WireguardKey);
+
+fn identity(admission: &Option<Admission>) -> Option<Identity> {
     let a = admission.as_ref()?;
     let hub = a.topology.hubs.first()?.signing_key;
     Some((a.overlay, a.claims.keys().copied().collect(), hub, a.wireguard_key))

@@ -2,7 +2,7 @@
 //! `/32`s over iBGP, installs everyone else's and captures local traffic for them.
 //!
 //! Reading order: `leaf` (the pure meeting point), `run` (who owns what), `membership` (admission, lease and
-//! claims), `words` (what a person tells it to do at the hub), `enroll` (one enrollment, step by step), `converge` (from membership and best paths to the kernel),
+//! claims), `words` (what a person tells it to do at the hub), `enroll` (one enrollment, step by step), `waiting` (for a person's word), `converge` (from membership and best paths to the kernel),
 //! `preferred` (which hub carries the overlay), `hint` (a hub's word that there is news),
 //! `remembered` (the routes over a restart), `settings`, `probe`, `http` and `status` (the administration socket).
 
@@ -23,6 +23,7 @@ mod run;
 mod settings;
 mod status;
 mod turns;
+mod waiting;
 mod words;
 
 use std::path::PathBuf;

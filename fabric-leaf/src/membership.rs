@@ -17,7 +17,8 @@ use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::enroll::Enroller;
+use crate::enroll::{Enroller, Followed};
+use crate::waiting::{WAITING_FILE, Waiting};
 use crate::words::{BY_HAND_FILE, Word};
 
 /// How often the leaf looks whether the hub's record is still what it knows, seconds.
@@ -40,6 +41,8 @@ pub struct Membership {
     pub refused: BTreeMap<Ipv4Addr, Refusal>,
     /// Why the last word to the hub failed; none when it did not.
     pub last_error: Option<Refusal>,
+    /// Why this machine has not taken its own place yet, or was not let: it goes on as it was.
+    pub replacement: Option<Refusal>,
 }
 
 impl Membership {
@@ -68,12 +71,11 @@ pub struct Ask {
     pub patience: Duration,
 }
 
-/// The file of an enrollment that waits for approval, beside the keys. It holds the invite, and is 0600 as they are.
-pub const WAITING_FILE: &str = "waiting.json";
-/// How often an enrollment that waits for approval asks in the background.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// How soon a claim that another leaf owns is asked for again: its owner may have let it go, or it was moved here.
 const CONFLICT_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long after its start a leaf with keys that wait for approval thinks that the hub has still its former ones.
+const DOUBT_AFTER: Duration = Duration::from_secs(10);
 
 /// The owner's state.
 pub struct Owner {
@@ -92,7 +94,13 @@ pub struct Owner {
     /// The other pair of keys, while it is not known which of two the hub has.
     pub doubt: Option<Arc<NodeKeys>>,
     /// An enrollment that waits for approval.
-    pub waiting: Option<EnrollRequest>,
+    pub waiting: Option<Waiting>,
+    /// Who follows it, when this machine waits to take its own place.
+    pub followed: Option<Followed>,
+    /// When it is asked for again.
+    pub ask_at: Instant,
+    /// Silence means nothing before: a leaf that has just started has no tunnel yet.
+    doubt_from: Instant,
     /// The hub that answered last: the first one to be asked next time.
     answering: Option<SigningKey>,
     refresh_at: Instant,
@@ -111,8 +119,11 @@ impl Owner {
         let by_hand = stored(&folder.join(BY_HAND_FILE))?.unwrap_or_default();
         let waiting = stored(&folder.join(WAITING_FILE))?;
         let doubt = NodeKeys::load(&keys::next_folder(&folder))?.map(Arc::new);
-        let (refresh_at, retries) = (Instant::now(), 0);
-        let answering = None;
+        let (refresh_at, ask_at, retries) = (Instant::now(), Instant::now(), 0);
+        let (answering, followed) = (None, None);
+        let in_place = waiting.as_ref().is_some_and(Waiting::in_place);
+        // The keys that wait for approval are most likely not the hub's.
+        let doubt_from = Instant::now() + if in_place { DOUBT_AFTER } else { Duration::ZERO };
         Ok(Owner {
             file,
             keys,
@@ -122,6 +133,9 @@ impl Owner {
             by_hand,
             doubt,
             waiting,
+            followed,
+            ask_at,
+            doubt_from,
             answering,
             refresh_at,
             retries,
@@ -131,6 +145,7 @@ impl Owner {
     /// Runs until the daemon stops.
     pub async fn run(mut self, mut words: mpsc::Receiver<Word>, mut enroller: Enroller, hint: Arc<Notify>) {
         loop {
+            let next_look = self.next_look();
             tokio::select! {
                 word = words.recv() => match word {
                     Some(word) => self.hear(word, &mut enroller).await,
@@ -141,44 +156,18 @@ impl Owner {
                     self.refresh_at = self.refresh_at.min(Instant::now() + spread(AFTER_HINT));
                     continue;
                 }
-                () = tokio::time::sleep_until(self.refresh_at.into()) => {}
+                () = tokio::time::sleep_until(next_look.into()) => {}
             }
-            if self.admission().is_none() && self.waiting.is_some() {
+            if self.waits() && Instant::now() >= self.ask_at {
                 self.ask_again(&mut enroller).await;
-            } else {
-                self.settle(&enroller).await;
             }
+            self.settle(&enroller).await;
         }
     }
 
-    /// Asks once more for an enrollment that waits for approval.
-    async fn ask_again(&mut self, enroller: &mut Enroller) {
-        let Some(request) = self.waiting.clone() else { return };
-        if Instant::now() >= self.refresh_at {
-            // Nobody follows the steps; the status tells how it stands.
-            let (progress, _) = mpsc::channel(1);
-            enroller.enroll(self, Ask { request, progress, patience: Duration::ZERO }).await;
-            self.refresh_at = Instant::now() + ASK_AGAIN;
-        }
-    }
-
-    /// Remembers an enrollment that waits, or that it waits no more, over a restart too.
-    pub fn wait_for(&mut self, request: Option<EnrollRequest>) -> Result<(), Refusal> {
-        let failed = |why: String| Refusal::new(ReasonCode::StateFileFailed, why);
-        let file = self.folder.join(WAITING_FILE);
-        match &request {
-            Some(request) => {
-                let bytes = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
-                private_file::write(&file, &bytes).map_err(|e| failed(e.to_string()))?;
-                self.refresh_at = self.refresh_at.min(Instant::now() + ASK_AGAIN);
-            }
-            None if self.waiting.is_some() => {
-                std::fs::remove_file(&file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
-            }
-            None => {}
-        }
-        self.waiting = request;
-        Ok(())
+    /// When there is something to do at the hub, whatever else happens.
+    fn next_look(&self) -> Instant {
+        if self.waits() { self.refresh_at.min(self.ask_at) } else { self.refresh_at }
     }
 
     /// The present admission, unless it was revoked.
@@ -222,6 +211,10 @@ impl Owner {
             self.refresh_at = Instant::now() + Duration::from_secs(REFRESH_SECS);
             return;
         };
+        if self.doubt.is_some() {
+            // Only an answer says which keys the hub has.
+            self.refresh_at = Instant::now();
+        }
         let mut outcome = Err(Refusal::of(ReasonCode::HubSilent));
         for api in self.hubs(&admission) {
             outcome = self.settle_at(&api, &keys, admission.clone()).await;
@@ -229,9 +222,10 @@ impl Owner {
                 break;
             }
         }
-        if let Err(refusal) = outcome.and_then(|()| self.keys_work()) {
+        if let Err(refusal) = outcome.and_then(|()| self.keys_work(&enroller.keys)) {
             let doubtful = [ReasonCode::HubSilent, ReasonCode::SignatureInvalid, ReasonCode::LeaseRevoked];
-            if self.doubt.is_some() && doubtful.contains(&refusal.code) {
+            let doubted = self.doubt.is_some() && Instant::now() >= self.doubt_from;
+            if doubted && doubtful.contains(&refusal.code) {
                 self.try_other_keys(&enroller.keys);
                 return self.failed(Refusal::new(ReasonCode::HubSilent, refusal.message));
             }

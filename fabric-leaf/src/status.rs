@@ -139,6 +139,7 @@ fn client(membership: &Membership, session_up: bool) -> ClientView {
         let ahead = i128::from(s.answered_at) - i128::from(s.admission.hub_time);
         i64::try_from(ahead).unwrap_or(i64::MAX)
     });
+    view.replacement = membership.replacement.as_ref().map(|refusal| format!("{refusal}; {}", refusal.fix()));
     let waits = |error: &enrollment::reason::Refusal| {
         matches!(
             error.code,

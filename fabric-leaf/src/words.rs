@@ -1,5 +1,6 @@
 //! What a person tells an enrolled leaf to do at the hub: claim or release an address, replace the keys, leave.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,6 +142,11 @@ impl Owner {
 
     /// Fresh keys: durable before the hub hears of them, in force when it has agreed.
     async fn rotate(&mut self, api: &HubApi, enroller: &Enroller) -> Result<String, Refusal> {
+        if self.waits_in_place() {
+            let message =
+                "fresh keys of this machine wait for approval at the hub; rotate when it has spoken";
+            return Err(Refusal::new(ReasonCode::ApprovalPending, message));
+        }
         lines::one(&enroller.keys).await;
         let (now, old) = self.enrolled()?;
         let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
@@ -189,19 +195,21 @@ impl Owner {
         &mut self,
         enroller: &Enroller,
         invite: &Invite,
-        clients: &[Ipv4Addr],
+        claims: &BTreeSet<Ipv4Addr>,
     ) -> Result<String, Refusal> {
         lines::one(&enroller.keys).await;
         let (now, _) = self.enrolled()?;
         let fresh = Arc::new(NodeKeys::load_or_create(&keys::next_folder(&self.folder))?);
-        let claims: Vec<_> = now.claims.keys().chain(clients).copied().collect();
+        let claims: Vec<_> = claims.iter().copied().collect();
         let mut outcome = Err(Refusal::of(ReasonCode::HubSilent));
         for api in self.hubs(&now) {
-            let before = self.doubt.replace(fresh.clone());
-            outcome = client::join(&api, invite, &fresh, &claims, true).await;
-            if outcome.as_ref().is_err_and(|refusal| refusal.code != ReasonCode::HubSilent) {
-                // This hub's word leaves no doubt: it has the old keys. Fresh ones that wait are asked for again.
-                self.doubt = before;
+            let mut sent = false;
+            outcome = client::join_telling(&api, invite, &fresh, &claims, true, || sent = true).await;
+            let lost =
+                |refusal: &Refusal| matches!(refusal.code, ReasonCode::HubSilent | ReasonCode::AnswerInvalid);
+            if sent && outcome.as_ref().is_err_and(lost) {
+                // It may have agreed. Where it was not asked, or has said no, it has the old keys.
+                self.doubt = Some(fresh.clone());
             }
             if !outcome.as_ref().is_err_and(ask_elsewhere) {
                 break;
@@ -225,15 +233,20 @@ impl Owner {
     }
 
     /// The hub answered these keys: they are the ones.
-    pub fn keys_work(&mut self) -> Result<(), Refusal> {
-        if self.doubt.take().is_none() {
-            return Ok(());
+    pub fn keys_work(&mut self, keys: &Keys) -> Result<(), Refusal> {
+        let Some(other) = self.doubt.take() else { return Ok(()) };
+        if self.admission().is_some_and(|now| now.wireguard_key == other.wireguard_key()) {
+            // It took the former ones, which sign for a while, and has the fresh ones.
+            self.doubt = Some(other);
+            self.try_other_keys(keys);
+            self.doubt = None;
         }
         let next = NodeKeys::load(&keys::next_folder(&self.folder))?;
         let present = self.keys.as_ref().map(|k| k.signing_key());
         if next.is_some_and(|next| Some(next.signing_key()) == present) {
             keys::promote(&self.folder)?;
-        } else {
+        } else if !self.waits_in_place() {
+            // Those that wait for approval are asked for again.
             keys::forget_next(&self.folder)?;
         }
         Ok(())
@@ -250,6 +263,8 @@ impl Owner {
             Err(refusal) => return Err(refusal),
         }
         self.publish.send_modify(|m| *m = Default::default());
+        self.wait_for(None)?;
+        self.followed = None;
         self.keys = None;
         self.by_hand.clear();
         enroller.gone().await?;

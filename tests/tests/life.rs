@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 const REVOKED_SECS: f64 = 1.0;
 /// An address of the aws site that no client has.
 const SPARE: &str = "10.81.10.77";
+/// Another one, claimed while its leaf waits.
+const LATE: &str = "10.81.10.78";
 
 fn main() -> ExitCode {
     run(
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
             case("a_moved_claim_has_a_route_at_every_moment_and_fences_its_former_owner", moved),
             case("fresh_keys_cost_a_running_ping_and_a_tcp_stream_nothing", rotated),
             case("enroll_replace_costs_a_running_ping_and_a_tcp_stream_nothing", replaced_in_place),
+            case("a_replacement_in_place_waits_for_approval_and_disturbs_nothing", replacement_judged),
+            case("a_replacement_that_waits_outlives_hub_leaf_and_who_typed_it", replacement_waits),
             case("a_machine_waits_for_approval_joins_by_itself_and_leaves_nothing", approved_and_left),
             case("a_restarted_machine_goes_on_waiting_and_a_clock_off_by_a_year_harms_nothing", waited),
             case("a_replaced_machine_takes_over_name_address_and_claims", replaced),
@@ -156,6 +160,148 @@ async fn replaced_in_place(f: Arc<Fabric>) -> Check {
     }
 }
 
+/// Types `enroll --replace` at the aws leaf; it ends when the hub's operator has spoken.
+fn typed(f: &Arc<Fabric>, invite: &str) -> tokio::task::JoinHandle<Result<lab::Output, String>> {
+    let (f, line) = (f.clone(), format!("{invite}\n"));
+    tokio::spawn(
+        async move { routerctl(&f.lab, "aws-leaf", "enroll - --replace -o json", Some(&line)).await },
+    )
+}
+
+/// The one machine that waits at the hub, as a person is shown it.
+async fn waits(f: &Fabric) -> Result<Value, String> {
+    let look = || async {
+        let pending = json(&f.lab, "hub", "leaves pending").await?;
+        let waiting = |one: &&Value| one["verdict"] == "waiting";
+        let all: Vec<_> = pending.as_array().into_iter().flatten().filter(waiting).cloned().collect();
+        if let [one] = all.as_slice() { Ok(one.clone()) } else { Err(pending.to_string()) }
+    };
+    found(look).await
+}
+
+/// The operator's word; `word` is `approve` or `deny`.
+async fn judge(f: &Fabric, machine: &Value, word: &str) -> Check {
+    let print = machine["fingerprint"].as_str().unwrap_or_default();
+    json(&f.lab, "hub", &format!("leaves {word} {print}")).await.map(drop)
+}
+
+/// Refused, and then approved, while flows go on; between the two the machine is what it was, and does what it did.
+async fn replacement_judged(f: Arc<Fabric>) -> Check {
+    let before = json(&f.lab, "hub", "leaves show aws").await?;
+    let invite = invited(&f, "--replace aws --approve").await?;
+    let crossed = flow(&f, site("aws"), site("oci"), 7);
+    let enrolls = typed(&f, &invite);
+    let shown = waits(&f).await?;
+    let all = shown["site"] == "aws" && shown["replaces"] == "aws" && shown["source"].is_string();
+    let claims = shown["claims"] == before["claims"] && shown["claims"][0].is_string();
+    if !all || !claims || shown["wireguard_key"] == before["wireguard_key"] {
+        return Err(format!("shown at the hub: {shown}; the leaf was {before}"));
+    }
+    let status = json(&f.lab, "aws-leaf", "status").await?;
+    let print = shown["fingerprint"].as_str().unwrap_or_default();
+    let told = status["enrollment"]["replacement"].as_str().unwrap_or_default();
+    if status["phase"] != "Ready" || !told.contains("approval-pending") || !told.contains(print) {
+        return Err(format!("the leaf says {status}"));
+    }
+    // Its other words to the hub go on; fresh keys of another kind would overtake those that wait.
+    json(&f.lab, "aws-leaf", &format!("claims add {LATE}")).await?;
+    json(&f.lab, "aws-leaf", &format!("claims release {LATE}")).await?;
+    let refused = routerctl(&f.lab, "aws-leaf", "rotate -o json", None).await?;
+    if refused.ok() || !refused.stderr.contains("approval-pending") {
+        return Err(format!("rotate meanwhile: {}", refused.detail()));
+    }
+    judge(&f, &shown, "deny").await?;
+    let ended = enrolls.await.map_err(|e| e.to_string())??;
+    let after = json(&f.lab, "hub", "leaves show aws").await?;
+    if ended.ok() || !ended.stdout.contains("approval-denied") || identity(&before) != identity(&after) {
+        return Err(format!("denied: {}; {before}; {after}", ended.detail()));
+    }
+    let crossed = crossed.await.map_err(|e| e.to_string())??;
+    note(&format!("waiting and denied: {crossed}"));
+    if crossed.lost > 0 || !crossed.stream {
+        return Err(format!("waiting and being denied cost a flow: {crossed}"));
+    }
+    let invite = invited(&f, "--replace aws --approve").await?;
+    let crossed = flow(&f, site("aws"), site("oci"), 7);
+    let enrolls = typed(&f, &invite);
+    let shown = waits(&f).await?;
+    judge(&f, &shown, "approve").await?;
+    let ended = enrolls.await.map_err(|e| e.to_string())??;
+    let said: Value = serde_json::from_str(&ended.stdout).map_err(|e| format!("{e}: {}", ended.detail()))?;
+    let steps: Vec<_> =
+        said["steps"].as_array().into_iter().flatten().filter_map(|s| s["name"].as_str()).collect();
+    let crossed = crossed.await.map_err(|e| e.to_string())??;
+    note(&format!("approved: {crossed}"));
+    let wanted = ["invite", "approval", "replacement", "session", "routes", "overlay", "probe"];
+    if said["changed"] != true || steps != wanted || !crossed.stream || crossed.gap >= 1.0 {
+        return Err(format!("approved: {crossed}; {said}"));
+    }
+    took_its_place(&f, &before, &shown).await
+}
+
+/// What a replacement must leave as it was.
+fn identity(leaf: &Value) -> [Value; 3] {
+    [&leaf["overlay"], &leaf["claims"], &leaf["wireguard_key"]].map(Value::clone)
+}
+
+/// The machine has the keys that were shown, and everything else as before; nothing waits any more.
+async fn took_its_place(f: &Fabric, before: &Value, shown: &Value) -> Check {
+    let done = || async {
+        let after = json(&f.lab, "hub", "leaves show aws").await?;
+        let status = json(&f.lab, "aws-leaf", "status").await?;
+        let same = before["overlay"] == after["overlay"] && before["claims"] == after["claims"];
+        let fresh = after["wireguard_key"] == shown["wireguard_key"];
+        let told = &status["enrollment"]["replacement"];
+        match same && fresh && told.is_null() && status["phase"] == "Ready" {
+            true => Ok(()),
+            false => Err(format!("before {before}, shown {shown}, after {after}; the leaf says {status}")),
+        }
+    };
+    eventually(LIMIT, done).await?;
+    let state =
+        f.lab.node_dir(&lab::layout::node("aws-leaf").map_err(|e| e.to_string())?).join("var/lib/fabric");
+    let left: Vec<_> =
+        ["waiting.json", "next-keys"].into_iter().filter(|name| state.join(name).exists()).collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+}
+
+/// Who typed it goes away, it is typed again, the leaf and the hub are restarted: one question waits all the while, and
+/// when it is approved nobody has to type anything.
+async fn replacement_waits(f: Arc<Fabric>) -> Check {
+    let before = json(&f.lab, "hub", "leaves show aws").await?;
+    let invite = invited(&f, "--replace aws --approve").await?;
+    let line = format!("{invite}\n");
+    let shown = tokio::select! {
+        ended = routerctl(&f.lab, "aws-leaf", "enroll - --replace", Some(&line)) => {
+            return Err(format!("did not wait: {ended:?}"));
+        }
+        shown = waits(&f) => shown?,
+    };
+    let again = typed(&f, &invite);
+    stop(&f.lab, "aws-leaf", Signal::SIGTERM).await?;
+    again.abort();
+    start(&f.lab, "aws-leaf").await?;
+    stop(&f.lab, "hub", Signal::SIGTERM).await?;
+    start(&f.lab, "hub").await?;
+    let up = || async {
+        let status = json(&f.lab, "aws-leaf", "status").await?;
+        let told = status["enrollment"]["replacement"].as_str().unwrap_or_default();
+        let waits = told.contains("approval-pending");
+        if status["phase"] == "Ready" && waits { Ok(()) } else { Err(status.to_string()) }
+    };
+    eventually(LIMIT, up).await?;
+    let still = waits(&f).await?;
+    let after = json(&f.lab, "hub", "leaves show aws").await?;
+    if still["fingerprint"] != shown["fingerprint"] || identity(&before) != identity(&after) {
+        return Err(format!("first {shown}, then {still}; before {before}, after {after}"));
+    }
+    judge(&f, &shown, "approve").await?;
+    took_its_place(&f, &before, &shown).await?;
+    let ended = typed(&f, &invite).await.map_err(|e| e.to_string())??;
+    let said: Value = serde_json::from_str(&ended.stdout).map_err(|e| format!("{e}: {}", ended.detail()))?;
+    if ended.ok() && said["changed"] == false { Ok(()) } else { Err(format!("typed once more: {said}")) }
+}
+
 /// What a look finds, as soon as it finds it.
 async fn found<T, R>(mut look: impl FnMut() -> R) -> Result<T, String>
 where
@@ -264,22 +410,18 @@ async fn approved_and_left(f: Arc<Fabric>) -> Check {
         .map_err(|e| e.to_string())?;
     let (f2, line) = (f.clone(), format!("{invite}\n"));
     let approve = tokio::spawn(async move {
-        let waiting = || async {
-            let pending = json(&f2.lab, "hub", "leaves pending").await?;
-            match pending.as_array().map(Vec::as_slice) {
-                Some([one]) if one["source"].is_string() => Ok(()),
-                _ => Err(pending.to_string()),
-            }
-        };
-        eventually(LIMIT, waiting).await?;
-        let pending = json(&f2.lab, "hub", "leaves pending").await?;
-        let print = pending[0]["fingerprint"].as_str().unwrap_or_default().to_string();
-        json(&f2.lab, "hub", &format!("leaves approve {print}")).await?;
-        Ok::<_, String>((pending[0].clone(), print))
+        let pending = waits(&f2).await?;
+        judge(&f2, &pending, "approve").await?;
+        let print = pending["fingerprint"].as_str().unwrap_or_default().to_string();
+        Ok::<_, String>((pending, print))
     });
     let (code, said) = stranger.tell("enroll - --client 10.99.9.99", Some(&line)).await?;
     let (pending, print) = approve.await.map_err(|e| e.to_string())??;
-    if code != Some(0) || !said.contains(&print) || pending["claims"][0] != "10.99.9.99" {
+    if code != Some(0)
+        || !said.contains(&print)
+        || !pending["source"].is_string()
+        || pending["claims"][0] != "10.99.9.99"
+    {
         return Err(format!("enroll: {code:?} {said}; shown at the hub: {pending}"));
     }
     let aws = site("aws");

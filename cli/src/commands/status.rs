@@ -43,6 +43,7 @@ fn people(status: &NodeStatus) -> String {
             let word = if ahead > 0 { "ahead of" } else { "behind" };
             head.push(("clock", format!("{off} {word} the hub's; the lease goes by the hub's clock")));
         }
+        head.extend(enrollment.replacement.as_ref().map(|told| ("replacement", text::plain(told))));
     } else {
         head.push(("leaves", status.leaves.to_string()));
     }

@@ -199,6 +199,19 @@ pub async fn join(
     claims: &[Ipv4Addr],
     replace: bool,
 ) -> Result<Admission, Refusal> {
+    join_telling(api, invite, keys, claims, replace, || {}).await
+}
+
+/// The same; `goes_out` is called when the request itself does. Before that the hub cannot have agreed to it, whatever
+/// becomes of the answer.
+pub async fn join_telling(
+    api: &HubApi,
+    invite: &Invite,
+    keys: &NodeKeys,
+    claims: &[Ipv4Addr],
+    replace: bool,
+    goes_out: impl FnOnce(),
+) -> Result<Admission, Refusal> {
     let mut connection = api.connect().await?;
     let request = EnrollRequest {
         invite: invite.id,
@@ -213,6 +226,7 @@ pub async fn join(
     if api.tls.is_some() {
         envelope = envelope.through_door(&invite.door_key());
     }
+    goes_out();
     connection.exchange(Operation::Enroll, wire::bytes_of(&envelope)).await
 }
 
