@@ -101,6 +101,8 @@ impl LabState {
 pub struct Stat {
     /// `R`, `S`, `Z` (dead, not yet collected) and so on.
     pub state: char,
+    /// How many threads it has; a process whose first thread has ended (`Z`) has others that still hold its sockets.
+    pub threads: u32,
     /// Start time in clock ticks since boot.
     pub started: u64,
 }
@@ -110,8 +112,9 @@ pub fn parse_stat(line: &str) -> Option<Stat> {
     let after = &line[line.rfind(')')? + 1..];
     let mut words = after.split_ascii_whitespace();
     let state = words.next()?.chars().next()?;
-    let started = words.nth(18)?.parse().ok()?;
-    Some(Stat { state, started })
+    let threads = words.nth(16)?.parse().ok()?;
+    let started = words.nth(1)?.parse().ok()?;
+    Some(Stat { state, threads, started })
 }
 
 #[cfg(test)]
@@ -124,7 +127,7 @@ mod tests {
     fn stat_line() {
         let line =
             "42 (a) b (c)) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 1 18446744073709551615";
-        assert_eq!(parse_stat(line), Some(Stat { state: 'S', started: 987654 }));
+        assert_eq!(parse_stat(line), Some(Stat { state: 'S', threads: 1, started: 987654 }));
         assert_eq!(parse_stat("42 (x) S 1"), None);
         assert_eq!(parse_stat(""), None);
     }

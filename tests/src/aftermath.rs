@@ -1,18 +1,23 @@
 //! What a lab looks like right after a case failed: enough to see why, where nobody can look into the lab any more.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::layout::{Node, nodes};
 use lab::secrets::suspicious;
 use lab::state::Role;
 use lab::{Lab, NodeStatus};
 
+use nix::sys::signal::Signal;
+
+use crate::Check;
 use crate::ask::now_secs;
 use crate::evidence::{self, Secret};
 
 /// Longest time that one daemon gets to say how it is.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time for a mended lab to be well again.
+const MENDED: Duration = Duration::from_secs(30);
 /// Lines of a log, of a node that is well and of one that is not.
 const LOG: (usize, usize) = (4, 12);
 /// Most lines of a status.
@@ -68,6 +73,38 @@ async fn part(lab: &Lab, node: &Node, seen: Option<&NodeStatus>) -> Part {
         text += &format!("  > {line}\n");
     }
     Part { well, text }
+}
+
+/// Brings a lab in which a case failed back to where the next case may begin, as far as that can be done from outside:
+/// every daemon is awake and runs, no node is cut off. What then is not well in time is the next case's to say.
+///
+/// # Errors
+/// What could not be done.
+pub async fn mend(lab: &Lab) -> Check {
+    let mut wrong = Vec::new();
+    for node in nodes(lab.hubs()) {
+        let name = node.name();
+        if node != Node::Inet {
+            wrong.extend(lab.heal(&name).await.err().map(|error| error.to_string()));
+        }
+        if node.daemon().is_some() {
+            // One that is gone hears nothing, and is started.
+            let _ = lab.kill(&name, Signal::SIGCONT).await;
+            wrong.extend(lab.start_daemon(&name).await.err().map(|error| error.to_string()));
+        }
+    }
+    let end = Instant::now() + MENDED;
+    while Instant::now() < end {
+        let mut well = true;
+        for node in nodes(lab.hubs()).into_iter().filter(|node| node.daemon().is_some()) {
+            well &= part(lab, &node, None).await.well;
+        }
+        if well {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
 /// The daemon's process and its state in one letter, as `ps` says it: `T` is stopped, `D` waits for a disk.

@@ -138,20 +138,38 @@ pub async fn ping(
     Ok(replies(&output.stdout))
 }
 
-/// Ends a node's daemon by a signal, and waits until nothing listens on its socket: the last threads of a killed
-/// process hold its sockets for some moments after it is gone from the process table.
+/// Ends a node's daemon by a signal, and waits until it is gone.
 pub async fn stop(lab: &Lab, node: &str, signal: nix::sys::signal::Signal) -> Result<(), String> {
-    lab.kill(node, signal).await.map_err(|error| error.to_string())?;
-    let place = lab::layout::node(node).map_err(|error| error.to_string())?;
-    let kind = if place.hub_public().is_some() { control::Node::Hub } else { control::Node::Leaf };
-    let socket = control::Paths::below(Some(&lab.node_dir(&place))).socket(kind);
-    let silent = || async {
-        match tokio::net::UnixStream::connect(&socket).await {
-            Ok(_) => Err(format!("{node} still answers after {signal}")),
-            Err(_) => Ok(()),
-        }
-    };
-    eventually(LIMIT, silent).await.map(drop)
+    lab.kill(node, signal).await.map_err(|error| error.to_string())
+}
+
+/// A program that runs in a node's place; its output is in the lab's logs. It goes when this is dropped, but only
+/// [`Guest::end`] waits for it.
+#[derive(Debug)]
+pub struct Guest(tokio::process::Child);
+
+impl Guest {
+    /// Starts it on a node whose daemon is stopped.
+    pub fn start(lab: &Lab, node: &str, argv: &[String]) -> Result<Guest, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("{argv:?} on {node}: {error}");
+        let all = lab.argv(node, argv).map_err(|error| failed(&error))?;
+        let log = lab.dir().join("logs").join(format!("{node}-guest.log"));
+        let open = std::fs::OpenOptions::new().create(true).append(true).open(log);
+        let (out, err) = open.and_then(|log| Ok((log.try_clone()?, log))).map_err(|error| failed(&error))?;
+        let mut command = tokio::process::Command::new(&all[0]);
+        command.args(&all[1..]).stdin(std::process::Stdio::null()).stdout(out).stderr(err).kill_on_drop(true);
+        command.spawn().map(Guest).map_err(|error| failed(&error))
+    }
+
+    /// Kills it and waits until nothing of it is left: a daemon that is started beside one that is still dying finds its
+    /// socket answered, and ends. An error when it had ended by itself.
+    pub async fn end(mut self) -> Result<(), String> {
+        let by_itself = self.0.try_wait().map_err(|error| error.to_string())?;
+        self.0.kill().await.map_err(|error| error.to_string())?;
+        by_itself.map_or(Ok(()), |status| {
+            Err(format!("the program in the node's place ended by itself: {status}"))
+        })
+    }
 }
 
 /// Starts a node's daemon and waits until it answers.

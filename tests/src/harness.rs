@@ -83,7 +83,10 @@ pub fn main_with(tag: &str, hubs: Hubs, cases: Vec<Case>) -> ExitCode {
                 let begin = Instant::now();
                 let Err(wrong) = (case.run)(fabric.clone()).await else { return Ok(()) };
                 let secs = begin.elapsed().as_secs_f64();
-                Err(format!("{wrong}\nafter {secs:.1} s; {}", aftermath::of(&fabric.lab).await))
+                let seen = aftermath::of(&fabric.lab).await;
+                let mended = aftermath::mend(&fabric.lab).await.err();
+                let mended = mended.map_or(String::new(), |what| format!("\nand it stays so: {what}"));
+                Err(format!("{wrong}\nafter {secs:.1} s; {seen}{mended}"))
             };
             runtime.block_on(work).map_err(Failed::from)
         }));

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fabric_tests::ask::{eventually, exec, exec_words, json, kernel_clients, routerctl, start, stop, words};
+use fabric_tests::ask::{
+    Guest, eventually, exec, exec_words, json, kernel_clients, routerctl, start, stop, words,
+};
 use fabric_tests::harness::{Case, Fabric, case, main as run};
 use fabric_tests::{Check, evidence, explain, points};
 use lab::layout::{Node, SITES};
@@ -51,15 +53,41 @@ fn main() -> ExitCode {
 
 fn mutations() -> Vec<Case> {
     vec![
-        case("mutation_1_a_static_peer_on_the_hub_is_seen", static_peer),
-        case("mutation_2_a_leaf_that_is_down_is_not_ready", leaf_down),
-        case("mutation_3_a_lost_session_is_seen", lost_session),
-        case("mutation_4_a_rogue_fifth_route_is_rejected_and_reaches_nobody", rogue_route),
-        case("mutation_5_a_missing_route_is_seen_and_repaired", missing_route),
-        case("mutation_6_a_client_cut_off_makes_six_pairs_red", client_cut_off),
-        case("mutation_6_a_hidden_source_address_is_seen", hidden_source),
-        case("mutation_7_a_changed_file_and_a_secret_are_seen", spoiled_evidence),
+        mutation("mutation_1_a_static_peer_on_the_hub_is_seen", static_peer),
+        mutation("mutation_2_a_leaf_that_is_down_is_not_ready", leaf_down),
+        mutation("mutation_3_a_lost_session_is_seen", lost_session),
+        mutation("mutation_4_a_rogue_fifth_route_is_rejected_and_reaches_nobody", rogue_route),
+        mutation("mutation_5_a_missing_route_is_seen_and_repaired", missing_route),
+        mutation("mutation_6_a_client_cut_off_makes_six_pairs_red", client_cut_off),
+        mutation("mutation_6_a_hidden_source_address_is_seen", hidden_source),
+        mutation("mutation_7_a_changed_file_and_a_secret_are_seen", spoiled_evidence),
     ]
+}
+
+/// A case that breaks something in a lab that is whole, and leaves a lab that is whole: what it meets and what it sees is
+/// its own doing.
+fn mutation<F, R>(name: &'static str, run: F) -> Case
+where
+    F: FnOnce(Arc<Fabric>) -> R + Send + 'static,
+    R: Future<Output = Check> + Send + 'static,
+{
+    case(name, |f| async move {
+        whole(&f).await.map_err(|wrong| format!("before anything was broken: {wrong}"))?;
+        run(f.clone()).await?;
+        whole(&f).await.map_err(|wrong| format!("after it was mended: {wrong}"))
+    })
+}
+
+/// Everything that the points ask of hub and leaves, within [`CONVERGE`] in all.
+async fn whole(f: &Fabric) -> Check {
+    soon(|| async {
+        points::hub_configures_nobody(&f.lab).await?;
+        points::leaves_are_ready(&f.lab).await?;
+        points::four_dynamic_peers(&f.lab).await?;
+        points::hub_accepts_exactly_the_clients(&f.lab).await?;
+        points::leaves_installed_the_others(&f.lab).await
+    })
+    .await
 }
 
 async fn soon<F, R>(check: F) -> Check
@@ -139,32 +167,29 @@ async fn static_peer(f: Arc<Fabric>) -> Check {
     let whole = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
     let peer = "---\napiVersion: net.routerd.net/v1alpha1\nkind: BGPPeer\nmetadata: {name: by-hand}\nspec: {address: 10.255.14.9}\n";
     std::fs::write(&file, format!("{whole}\n{peer}")).map_err(|error| error.to_string())?;
-    restart_hub(&f).await?;
+    let restarted = restart_hub(&f).await;
     let in_file = must_fail("BGPPeer", || points::hub_configures_nobody(&f.lab)).await;
     // The daemon counts it too, whatever its file says by now.
     std::fs::write(&file, &whole).map_err(|error| error.to_string())?;
+    restarted?;
     let in_daemon = must_fail("1 static peers", || points::hub_configures_nobody(&f.lab)).await;
     restart_hub(&f).await?;
     in_file?;
-    in_daemon?;
-    soon(|| points::hub_configures_nobody(&f.lab)).await?;
-    soon(|| points::four_dynamic_peers(&f.lab)).await
+    in_daemon
 }
 
 async fn leaf_down(f: Arc<Fabric>) -> Check {
     stop(&f.lab, "oci-leaf", Signal::SIGKILL).await?;
     let seen = must_fail("oci-leaf", || points::leaves_are_ready(&f.lab)).await;
     start(&f.lab, "oci-leaf").await?;
-    seen?;
-    soon(|| points::leaves_are_ready(&f.lab)).await
+    seen
 }
 
 async fn lost_session(f: Arc<Fabric>) -> Check {
     stop(&f.lab, "pve-leaf", Signal::SIGTERM).await?;
-    let seen = must_fail("", || points::four_dynamic_peers(&f.lab)).await;
+    let seen = must_fail("\"pve\" is", || points::four_dynamic_peers(&f.lab)).await;
     start(&f.lab, "pve-leaf").await?;
-    seen?;
-    soon(|| points::four_dynamic_peers(&f.lab)).await
+    seen
 }
 
 /// A hostile leaf, with the right keys, announces a fifth `/32`: the hub's counter says 1 rejected, its reason is
@@ -173,20 +198,12 @@ async fn rogue_route(f: Arc<Fabric>) -> Check {
     stop(&f.lab, "aws-leaf", Signal::SIGKILL).await?;
     let root = f.lab.node_dir(&Node::Leaf(&SITES[0])).display().to_string();
     let rogue = words(&format!("{} {root} {ROGUE}", env!("CARGO_BIN_EXE_rogue-leaf")));
-    let lab = f.lab.clone();
-    let running = tokio::spawn(async move { lab.exec("aws-leaf", &rogue, Duration::from_secs(60)).await });
+    let rogue = Guest::start(&f.lab, "aws-leaf", &rogue)?;
     let seen = rejected_and_absent(&f).await;
-    let ended = running.is_finished();
-    running.abort();
-    // The task's end kills the rogue's process group; only then is the leaf's place free.
-    let _ = running.await;
+    let ended = rogue.end().await;
     start(&f.lab, "aws-leaf").await?;
-    if ended {
-        return Err(format!("the rogue leaf ended by itself; {seen:?}"));
-    }
-    seen?;
-    soon(|| points::hub_accepts_exactly_the_clients(&f.lab)).await?;
-    soon(|| points::leaves_are_ready(&f.lab)).await
+    seen.map_err(|wrong| format!("{wrong}; the rogue: {ended:?}"))?;
+    ended
 }
 
 async fn rejected_and_absent(f: &Fabric) -> Check {
@@ -242,10 +259,9 @@ async fn missing_route(f: Arc<Fabric>) -> Check {
     signal(Signal::SIGCONT).await?;
     deleted?;
     match seen {
-        Err(said) if said.contains("azure has routes") => {}
-        other => return Err(format!("the check says {other:?}")),
+        Err(said) if said.contains("azure has routes") => Ok(()),
+        other => Err(format!("the check says {other:?}")),
     }
-    soon(|| points::leaves_installed_the_others(&f.lab)).await
 }
 
 async fn client_cut_off(f: Arc<Fabric>) -> Check {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use enrollment::identity::InviteId;
 use enrollment::invite::Invite;
 use fabric_tests::Check;
-use fabric_tests::ask::{json, start, stop, words};
+use fabric_tests::ask::{Guest, json, start, stop, words};
 use fabric_tests::harness::{Fabric, case, main as run};
 use lab::layout::SITES;
 use nix::sys::signal::Signal;
@@ -84,13 +84,12 @@ async fn refused(f: Arc<Fabric>, invite: String, options: &str, wanted: &str) ->
     std::fs::create_dir_all(&root).map_err(|error| error.to_string())?;
     let root = root.display().to_string();
     let daemon = words(&format!("{} --root {root}", f.lab.bin("fabric-leaf").display()));
-    let lab = f.lab.clone();
-    let running = tokio::spawn(async move { lab.exec("pve-leaf", &daemon, 2 * LIMIT).await });
+    let stranger = Guest::start(&f.lab, "pve-leaf", &daemon)?;
     let said = enroll(&f, &root, &invite, options).await;
-    running.abort();
-    let _ = running.await;
+    let ended = stranger.end().await;
     start(&f.lab, "pve-leaf").await?;
     let (code, said) = said?;
+    ended?;
     let missing: Vec<&str> = wanted.split(' ').filter(|word| !said.contains(word)).collect();
     match (code, missing.is_empty()) {
         (Some(1), true) => Ok(()),

@@ -254,8 +254,8 @@ impl Lab {
         }
     }
 
-    /// Sends a signal to a node's daemon; one that ends a daemon is waited for. `SIGSTOP` pauses it,
-    /// `SIGCONT` lets it go on.
+    /// Sends a signal to a node's daemon; one that ends a daemon is waited for, until nothing of it holds a socket any
+    /// more. `SIGSTOP` pauses it, `SIGCONT` lets it go on.
     pub async fn kill(&self, node_name: &str, signal: Signal) -> Result<(), LabError> {
         let process = self.daemon_process(node_name)?;
         process::signal(&process, signal);
@@ -284,7 +284,7 @@ impl Lab {
         let socket = if node.hub_public().is_some() { "hub.sock" } else { "leaf.sock" };
         let socket = self.node_dir(node).join("run/fabric").join(socket);
         let begin = Instant::now();
-        while tokio::net::UnixStream::connect(&socket).await.is_err() {
+        while !self.answered_by(node, &socket).await {
             let over = begin.elapsed() > LIMIT;
             if over || !self.running(node, Role::Daemon) {
                 let how = if over { "no answer on its socket" } else { "it ended" };
@@ -294,6 +294,14 @@ impl Lab {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(())
+    }
+
+    /// Whether the node's daemon, and nobody else in its place, listens on this socket.
+    async fn answered_by(&self, node: &Node, socket: &Path) -> bool {
+        let Ok(stream) = tokio::net::UnixStream::connect(socket).await else { return false };
+        let listener = stream.peer_cred().ok().and_then(|listener| listener.pid());
+        let state = self.lock();
+        listener.is_some() && listener == state.process(&node.name(), Role::Daemon).map(|daemon| daemon.pid)
     }
 
     /// Silently cuts a node off: its link stays up, no packet passes. A gateway loses the Internet, any other

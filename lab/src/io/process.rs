@@ -18,9 +18,10 @@ fn stat(pid: i32) -> Option<Stat> {
 }
 
 /// Whether the process is there, not merely waiting to be collected, and, where its start time is known, is
-/// still the same one.
+/// still the same one. A killed process is there until its last thread is gone: it holds its sockets until then.
 pub fn alive(pid: i32, started: Option<u64>) -> bool {
-    stat(pid).is_some_and(|stat| stat.state != 'Z' && started.is_none_or(|started| started == stat.started))
+    let ended = |stat: &Stat| stat.state == 'Z' && stat.threads <= 1;
+    stat(pid).is_some_and(|stat| !ended(&stat) && started.is_none_or(|started| started == stat.started))
 }
 
 /// Starts a program in the background, its output appended to `log`, in a process group of its own.
@@ -99,4 +100,30 @@ pub fn inside(namespace: &str) -> Vec<Process> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that a process whose first thread has ended counts as there while another one runs, and not after.
+    #[tokio::test]
+    async fn a_process_is_there_until_its_last_thread_is_gone() {
+        // The first thread leaves by the bare system call (60 on x86-64, 93 on arm64), as a killed one may before the others.
+        let script = "import ctypes, platform, threading, time\n\
+                      threading.Thread(target=time.sleep, args=(1.5,)).start()\n\
+                      ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)\n";
+        let dir = tempfile::tempdir().unwrap();
+        let argv = ["python3", "-c", script].map(String::from);
+        let process = start(&argv, "a", Role::Daemon, &dir.path().join("log")).unwrap();
+        let begin = Instant::now();
+        while stat(process.pid).is_some_and(|stat| stat.state != 'Z') {
+            assert!(begin.elapsed() < Duration::from_secs(10), "its first thread does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let said = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        assert!(alive(process.pid, Some(process.started)), "its second thread is overlooked: {said}");
+        assert!(!gone(&process, Duration::from_millis(50)).await);
+        assert!(gone(&process, Duration::from_secs(10)).await, "it stays after its last thread");
+    }
 }
