@@ -83,9 +83,20 @@ pub async fn unnoticed<R>(f: &Arc<Fabric>, change: impl Fn() -> R) -> Result<[Fl
 where
     R: Future<Output = Check>,
 {
+    unnoticed_for(f, 9, change).await
+}
+
+/// The same with changes that take longer, while flows of so many seconds go on.
+///
+/// # Errors
+/// What was noticed, or what failed.
+pub async fn unnoticed_for<R>(f: &Arc<Fabric>, secs: u64, change: impl Fn() -> R) -> Result<[Flow; 2], String>
+where
+    R: Future<Output = Check>,
+{
     let before = leaf_key(f, "hub", "aws").await?;
-    let own = flow(f, site("aws"), site("oci"), 9);
-    let others = flow(f, site("pve"), site("azure"), 9);
+    let own = flow(f, site("aws"), site("oci"), secs);
+    let others = flow(f, site("pve"), site("azure"), secs);
     tokio::time::sleep(Duration::from_secs(2)).await;
     for _ in 0..3 {
         change().await?;
@@ -107,7 +118,15 @@ where
 /// # Errors
 /// Why it made none.
 pub async fn invited(f: &Fabric, line: &str) -> Result<String, String> {
-    let answer = json(&f.lab, "hub", &format!("invite {line}")).await?;
+    invited_at(f, "hub", line).await
+}
+
+/// An invite that one of the hubs makes of this order.
+///
+/// # Errors
+/// Why it made none.
+pub async fn invited_at(f: &Fabric, hub: &str, line: &str) -> Result<String, String> {
+    let answer = json(&f.lab, hub, &format!("invite {line}")).await?;
     answer["invite"].as_str().map(String::from).ok_or_else(|| "the answer has no invite".into())
 }
 
@@ -124,7 +143,15 @@ pub async fn rotate(f: &Fabric) -> Check {
 /// # Errors
 /// Why it did not.
 pub async fn replace_in_place(f: &Fabric) -> Check {
-    let invite = invited(f, "--replace aws").await?;
+    replace_in_place_by(f, "hub").await
+}
+
+/// The same by an invite that one of the hubs makes.
+///
+/// # Errors
+/// Why it did not.
+pub async fn replace_in_place_by(f: &Fabric, hub: &str) -> Check {
+    let invite = invited_at(f, hub, "--replace aws").await?;
     let line = format!("{invite}\n");
     for changed in [true, false] {
         let done = routerctl(&f.lab, "aws-leaf", "enroll - --replace -o json", Some(&line)).await?;

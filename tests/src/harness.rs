@@ -64,6 +64,11 @@ pub fn main(tag: &str, cases: Vec<Case>) -> ExitCode {
 
 /// The same in a lab with so many hubs.
 pub fn main_with(tag: &str, hubs: Hubs, cases: Vec<Case>) -> ExitCode {
+    main_sharing(tag, hubs, None, cases)
+}
+
+/// The same with hubs that share a database.
+pub fn main_sharing(tag: &str, hubs: Hubs, registry: Option<String>, cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let Ok(runtime) = tokio::runtime::Builder::new_multi_thread().enable_all().build() else {
@@ -77,9 +82,10 @@ pub fn main_with(tag: &str, hubs: Hubs, cases: Vec<Case>) -> ExitCode {
     let mut trials: Vec<Trial> = Vec::new();
     for case in cases {
         let (runtime, shared, name) = (runtime.clone(), shared.clone(), name.clone());
+        let registry = registry.clone();
         trials.push(Trial::test(case.name, move || {
             let work = async {
-                let fabric = shared.get_or_init(|| up(name, hubs)).await.clone()?;
+                let fabric = shared.get_or_init(|| up(name, hubs, registry)).await.clone()?;
                 let begin = Instant::now();
                 let Err(wrong) = (case.run)(fabric.clone()).await else { return Ok(()) };
                 let secs = begin.elapsed().as_secs_f64();
@@ -114,9 +120,9 @@ pub fn main_with(tag: &str, hubs: Hubs, cases: Vec<Case>) -> ExitCode {
     conclusion.exit_code()
 }
 
-async fn up(name: LabName, hubs: Hubs) -> Result<Arc<Fabric>, String> {
+async fn up(name: LabName, hubs: Hubs, registry: Option<String>) -> Result<Arc<Fabric>, String> {
     let bin_dir = Some(bin_dir()?);
-    let options = UpOptions { name, bin_dir, hubs, ..UpOptions::default() };
+    let options = UpOptions { name, bin_dir, hubs, registry, ..UpOptions::default() };
     let (lab, report) =
         Lab::up(options).await.map_err(|error| format!("the lab does not come up: {error}"))?;
     Ok(Arc::new(Fabric { lab, report }))

@@ -3,21 +3,16 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fabric_tests::Check;
-use fabric_tests::ask::{eventually, json, kernel_clients, note, now_secs, ping, site, start, stop};
-use fabric_tests::flow::{leaf_key, replace_in_place, rotate, unnoticed};
+use fabric_tests::ask::{eventually, json, note, site, start, stop};
+use fabric_tests::flow::{replace_in_place, rotate};
 use fabric_tests::harness::{Fabric, case, main_with};
-use fabric_tests::hubs::{LIMIT, served_by_both};
+use fabric_tests::hubs::{LIMIT, changed_at_both, revoked_at, served_by_both, with_the_same_sessions};
 use lab::MatrixOptions;
 use lab::layout::Hubs;
 use nix::sys::signal::Signal;
-
-/// Longest time of each effect of a revocation, seconds.
-const SECOND: f64 = 1.0;
-/// Of three changes of keys under two pings every 20 ms, lost at most.
-const LOST: usize = 9;
 
 fn main() -> ExitCode {
     let cases = vec![
@@ -41,42 +36,11 @@ async fn matrix(f: Arc<Fabric>) -> Check {
 }
 
 async fn rotated(f: Arc<Fabric>) -> Check {
-    with_the_same_sessions(&f, || rotate(&f)).await
+    with_the_same_sessions(&f, 9, || rotate(&f)).await
 }
 
 async fn replaced(f: Arc<Fabric>) -> Check {
-    with_the_same_sessions(&f, || replace_in_place(&f)).await
-}
-
-/// The change is noticed by no packet that is counted, and no session of a leaf ends, at either hub.
-async fn with_the_same_sessions<R: Future<Output = Check>>(f: &Arc<Fabric>, change: impl Fn() -> R) -> Check {
-    served_by_both(f).await?;
-    let before = sessions(f).await?;
-    let lost: usize = unnoticed(f, change).await?.iter().map(|flow| flow.lost).sum();
-    changed_at_both(f).await?;
-    match sessions(f).await? {
-        after if after != before => Err(format!("sessions before {before:?}, after {after:?}")),
-        _ if lost > LOST => Err(format!("{lost} pings lost")),
-        _ => served_by_both(f).await,
-    }
-}
-
-/// Each hub's tunnel with aws has the fresh key, and lives; gives the time that took.
-async fn changed_at_both(f: &Arc<Fabric>) -> Result<Duration, String> {
-    let begin = Instant::now();
-    for hub in Hubs::Two.nodes() {
-        let lives = || async {
-            let key = leaf_key(f, &hub.name(), "aws").await?;
-            let status = json(&f.lab, &hub.name(), "status").await?;
-            let peers = status["dataplane"]["peers"].as_array().cloned().unwrap_or_default();
-            match peers.iter().find(|peer| peer["public_key"] == key.as_str()) {
-                Some(peer) if peer["last_handshake_secs_ago"].is_number() => Ok(()),
-                peer => Err(format!("{}: the tunnel with {key}: {peer:?}", hub.name())),
-            }
-        };
-        eventually(LIMIT, lives).await?;
-    }
-    Ok(begin.elapsed())
+    with_the_same_sessions(&f, 9, || replace_in_place(&f)).await
 }
 
 /// The second hub, and then the leaf, is killed as soon as the first hub has agreed to fresh keys.
@@ -99,59 +63,7 @@ async fn killed(f: Arc<Fabric>) -> Check {
     Ok(())
 }
 
-/// How often each leaf's session came up, at each hub.
-async fn sessions(f: &Fabric) -> Result<Vec<String>, String> {
-    let mut counts = Vec::new();
-    for hub in Hubs::Two.nodes() {
-        let peers = json(&f.lab, &hub.name(), "bgp peers").await?;
-        let leaves = peers.as_array().into_iter().flatten().filter(|p| p["client"] == true);
-        counts.extend(leaves.map(|p| format!("{} {} {}", hub.name(), p["leaf"], p["established_count"])));
-    }
-    counts.sort();
-    Ok(counts)
-}
-
-/// Revokes oci at the second hub while its client pings aws; prints when each effect was seen.
 async fn revoked(f: Arc<Fabric>) -> Check {
-    served_by_both(&f).await?;
-    let overlay = json(&f.lab, "hub", "leaves show oci").await?["overlay"].clone();
-    let pinged = tokio::spawn({
-        let f = f.clone();
-        async move { ping(&f.lab, site("oci"), site("aws").client, 4, 20).await }
-    });
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let (wall, begin) = (now_secs(), Instant::now());
-    json(&f.lab, "hub-2", "leaves revoke oci").await?;
-    let mut times = vec![("command", begin.elapsed().as_secs_f64())];
-    for other in site("oci").others() {
-        let gone = || async {
-            match kernel_clients(&f.lab, other).await?.contains(&site("oci").client) {
-                true => Err(format!("{} still has the route", other.name)),
-                false => Ok(()),
-            }
-        };
-        eventually(LIMIT, gone).await?;
-    }
-    times.push(("routes gone", begin.elapsed().as_secs_f64()));
-    for (hub, what) in [("hub-2", "session ceased at hub-2"), ("hub", "session ceased at hub")] {
-        let ceased = || async {
-            let peers = json(&f.lab, hub, "bgp peers").await?;
-            let mut peers = peers.as_array().into_iter().flatten();
-            match peers.find(|p| p["address"] == overlay && p["state"] == "Established") {
-                None => Ok(()),
-                Some(peer) => Err(peer.to_string()),
-            }
-        };
-        eventually(LIMIT, ceased).await?;
-        times.push((what, begin.elapsed().as_secs_f64()));
-    }
-    let replies = pinged.await.map_err(|e| e.to_string())??;
-    let last = replies.last().copied().ok_or("oci hears nothing")? - wall;
-    times.push(("last packet", last.max(0.0)));
-    let shown: Vec<String> = times.iter().map(|(what, secs)| format!("{what} {secs:.3} s")).collect();
-    note(&format!("revoked at the second hub: {}", shown.join(", ")));
-    match times.iter().find(|(_, secs)| *secs >= SECOND) {
-        None => Ok(()),
-        Some((what, secs)) => Err(format!("{what} after {secs:.3} s")),
-    }
+    let others: Vec<_> = site("oci").others().collect();
+    revoked_at(&f, site("oci"), "hub-2", &others).await
 }

@@ -274,6 +274,7 @@ async fn up(context: &Context, args: UpArgs) -> Result<Answer, Failure> {
         base: args.which.base,
         bin_dir: args.bin_dir,
         hubs,
+        registry: None,
         underlay_only: args.underlay_only,
         keep_failed: args.keep_failed,
         hub_args: args.hub_arg,

@@ -42,6 +42,8 @@ pub struct UpOptions {
     pub keep_failed: bool,
     /// How many hubs it has; one by default.
     pub hubs: Hubs,
+    /// The database that the hubs share instead of following each other's log (`registry` of `SAMEnrollmentPolicy`).
+    pub registry: Option<String>,
     /// Further words for `fabric-rr`.
     pub hub_args: Vec<String>,
     /// Further words for `fabric-leaf`, for example to choose the dataplane.
@@ -126,9 +128,10 @@ async fn build(lab: &Lab, options: &UpOptions, begin: Instant) -> Result<UpRepor
         return Ok(report);
     }
     let hub_begin = Instant::now();
-    start_hub(lab, &Node::Hub, None).await?;
+    let registry = options.registry.as_deref();
+    start_hub(lab, &Node::Hub, None, registry).await?;
     if options.hubs == Hubs::Two {
-        join_hub(lab).await?;
+        join_hub(lab, registry).await?;
     }
     report.hub_ms = Some(millis(hub_begin));
     report.sites = enroll_all(lab).await?;
@@ -138,7 +141,12 @@ async fn build(lab: &Lab, options: &UpOptions, begin: Instant) -> Result<UpRepor
     Ok(report)
 }
 
-async fn start_hub(lab: &Lab, hub: &Node, join: Option<&str>) -> Result<(), LabError> {
+async fn start_hub(
+    lab: &Lab,
+    hub: &Node,
+    join: Option<&str>,
+    registry: Option<&str>,
+) -> Result<(), LabError> {
     private_dir(&lab.node_dir(hub))?;
     let public = hub.hub_public().map(|public| format!("{public}:{HUB_PORT}")).unwrap_or_default();
     // Only the public endpoint: the leaf beside the hub goes through its provider and back, as the others do.
@@ -150,12 +158,30 @@ async fn start_hub(lab: &Lab, hub: &Node, join: Option<&str>) -> Result<(), LabE
     if !output.ok() {
         return Err(LabError::Command { what: "routerctl hub init".into(), detail: output.detail() });
     }
+    if let Some(url) = registry {
+        let file = lab.node_dir(hub).join("etc/fabric/hub.yaml");
+        let text = std::fs::read_to_string(&file).map_err(LabError::io("the hub's configuration"))?;
+        write(&file, &with_registry(&text, url)?, 0o644)?;
+    }
     lab.start_daemon(&hub.name()).await
+}
+
+/// A hub's configuration as `hub init` writes it, with the registry in a database.
+fn with_registry(text: &str, url: &str) -> Result<String, LabError> {
+    let (policy, named) = ("kind: SAMEnrollmentPolicy", "spec: {");
+    let at = text.find(policy).and_then(|at| Some(at + text[at..].find(named)? + named.len()));
+    let at = at.ok_or_else(|| LabError::Format {
+        what: "routerctl hub init".into(),
+        detail: format!("no {policy} with a {named:?} in its file"),
+    })?;
+    // A JSON string is a YAML string, whatever is in it.
+    let url = serde_json::Value::from(url);
+    Ok(format!("{}registry: {url}, {}", &text[..at], &text[at..]))
 }
 
 /// The second hub joins by the first one's string, as a person would have it, and is waited for until both registries
 /// are one and the hubs have a session with each other.
-async fn join_hub(lab: &Lab) -> Result<(), LabError> {
+async fn join_hub(lab: &Lab, registry: Option<&str>) -> Result<(), LabError> {
     let output = lab.routerctl("hub", &["hub", "invite", "-o", "json"], None, LIMIT).await?;
     let answer: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_default();
     let Some(invite) = answer.get("invite").and_then(|invite| invite.as_str()) else {
@@ -164,7 +190,7 @@ async fn join_hub(lab: &Lab) -> Result<(), LabError> {
         return Err(LabError::Format { what: "routerctl hub invite".into(), detail });
     };
     write(&lab.dir().join("keys").join("invite-hub-2"), invite, 0o600)?;
-    start_hub(lab, &Node::Hub2, Some(&format!("{invite}\n"))).await?;
+    start_hub(lab, &Node::Hub2, Some(&format!("{invite}\n")), registry).await?;
     let end = Instant::now() + LIMIT;
     loop {
         let mut together = true;
@@ -183,10 +209,13 @@ async fn join_hub(lab: &Lab) -> Result<(), LabError> {
     }
 }
 
-/// Whether a hub's status says that it is in step with another hub and has a session with it.
+/// Whether a hub's status says that it is in step with another hub, or with the database that they share, and has a
+/// session with it.
 fn is_together(status: &serde_json::Value) -> bool {
-    let other = &status["replication"]["hubs"][0]["state"];
-    other == "in-step" && status["bgp"]["established"].as_u64().is_some_and(|sessions| sessions > 0)
+    let follows = &status["replication"];
+    let in_step =
+        [&follows["hubs"][0]["state"], &follows["database"]["state"]].iter().any(|s| **s == "in-step");
+    in_step && status["bgp"]["established"].as_u64().is_some_and(|sessions| sessions > 0)
 }
 
 /// Asks the hub for one site's invite, and keeps it (mode 0600) for the secret scan of the evidence.
