@@ -22,6 +22,7 @@ pub fn wished(invite: &Invite, hub_key: &WireguardKey, endpoint: SocketAddr, lis
         addresses: BTreeSet::from([Ipv4Net::from(invite.foyer_address)]),
         mtu: FOYER_MTU,
         peers: BTreeMap::from([(PublicKey(hub_key.0), peer)]),
+        former_keys: BTreeMap::new(),
     };
     Wished {
         wireguard: Some(wireguard),

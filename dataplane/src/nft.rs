@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 use serde_json::Value;
@@ -20,6 +20,38 @@ pub const TABLE: &str = "inet fabric";
 const INTERFACES: &str = r#"{ "fab-wg", "fab-wg1", "fab-ipip", "fab-relay", "fab-tun" }"#;
 const UNDERLAY: &str = r#"{ "fab-wg", "fab-tun" }"#;
 const WIREGUARDS: &str = r#"{ "fab-wg", "fab-wg1" }"#;
+
+/// The kernel answers a handshake before anybody can see it. Where a fresh key is awaited, that answer (WireGuard's second
+/// message, a UDP payload that begins with 2) is dropped, so that nothing follows it before the key has its place.
+const ANSWERS: &str = r#"  set awaited {
+    type ipv4_addr . inet_service
+    flags timeout
+  }
+  set awaited6 {
+    type ipv6_addr . inet_service
+    flags timeout
+  }
+  chain answers {
+    type filter hook output priority mangle; policy accept;
+    ip daddr . udp dport @awaited @th,64,32 0x2000000 counter drop
+    ip6 daddr . udp dport @awaited6 @th,64,32 0x2000000 counter drop
+  }
+"#;
+
+/// For how long an answer is held at most, seconds: if we die meanwhile, the element goes by itself.
+const HELD_SECS: u32 = 4;
+
+/// The transaction that holds answers to this endpoint, or holds them no more.
+pub fn hold(peer: SocketAddr, held: bool) -> String {
+    let (address, port) = (peer.ip().to_canonical(), peer.port());
+    let set = if address.is_ipv4() { "awaited" } else { "awaited6" };
+    // Added first, so that it is there to be deleted.
+    let mut script = format!("add element {TABLE} {set} {{ {address} . {port} timeout {HELD_SECS}s }}\n");
+    if !held {
+        let _ = writeln!(script, "delete element {TABLE} {set} {{ {address} . {port} }}");
+    }
+    script
+}
 
 /// The transaction that makes our table hold exactly `filter`, whatever it held before.
 pub fn replace(filter: &FilterState) -> String {
@@ -36,6 +68,9 @@ pub fn replace(filter: &FilterState) -> String {
     forward(&mut script, filter);
     if let Some(foyer) = &filter.filter.foyer {
         input(&mut script, foyer);
+    }
+    if filter.holds {
+        script.push_str(ANSWERS);
     }
     script.push_str("}\n");
     script

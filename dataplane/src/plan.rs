@@ -29,6 +29,15 @@ pub enum Change {
     SetWireguard(Line, Device),
     /// Add or correct one peer; no other peer notices.
     SetPeer(Line, PublicKey, WireguardPeer),
+    /// Let a fresh key take the place of a former one when its owner calls with it.
+    AwaitPeer {
+        /// The interface.
+        line: Line,
+        /// The fresh key.
+        fresh: PublicKey,
+        /// The key in force.
+        former: PublicKey,
+    },
     /// Make the ipip tunnel, or bring it in line.
     SetTunnel(Tunnel),
     /// Relay together with other hubs, or bring in line what is wrapped for whom.
@@ -62,6 +71,7 @@ impl Change {
             Change::RemoveWireguard(_) => "remove-wireguard",
             Change::SetWireguard(..) => "set-wireguard",
             Change::SetPeer(..) => "set-peer",
+            Change::AwaitPeer { .. } => "await-peer",
             Change::SetTunnel(_) => "set-tunnel",
             Change::SetRelay(_) => "set-relay",
             Change::SetFilter(_) => "set-filter",
@@ -148,18 +158,43 @@ fn plan_wireguard(line: Line, seen: Option<&Wireguard>, goal: Option<&Wireguard>
         changes.extend(seen.map(|_| Change::RemoveWireguard(line)));
         return;
     };
-    let none = BTreeMap::new();
-    let seen_peers = seen.map_or(&none, |w| &w.peers);
-    let gone = seen_peers.keys().filter(|k| !goal.peers.contains_key(k));
+    let none = (BTreeMap::new(), BTreeMap::new());
+    let (seen_peers, awaited) = seen.map_or((&none.0, &none.1), |w| (&w.peers, &w.former_keys));
+    let succeeded = succeeded(seen_peers, goal);
+    let kept: BTreeSet<_> = succeeded.values().collect();
+    let gone = seen_peers.keys().filter(|k| !goal.peers.contains_key(k) && !kept.contains(k));
     changes.extend(gone.map(|key| Change::RemovePeer(line, *key)));
+    let idle = awaited.keys().filter(|fresh| !goal.peers.contains_key(fresh));
+    changes.extend(idle.map(|key| Change::RemovePeer(line, *key)));
     let device = Device::of(goal);
     if !seen.is_some_and(|w| Device::of(w).satisfies(&device)) {
         changes.push(Change::SetWireguard(line, device));
     }
     let differs =
         |key: &PublicKey, peer: &WireguardPeer| !seen_peers.get(key).is_some_and(|p| p.satisfies(peer));
-    let peers = goal.peers.iter().filter(|(key, peer)| differs(key, peer));
-    changes.extend(peers.map(|(key, peer)| Change::SetPeer(line, *key, peer.clone())));
+    for (key, peer) in goal.peers.iter().filter(|(key, peer)| differs(key, peer)) {
+        match succeeded.get(key) {
+            Some(former) if awaited.get(key).is_some_and(|waits| waits[..] == [*former]) => {}
+            Some(former) => changes.push(Change::AwaitPeer { line, fresh: *key, former: *former }),
+            None => changes.push(Change::SetPeer(line, *key, peer.clone())),
+        }
+    }
+}
+
+/// The former keys in force that stay so for now, by the fresh keys that will take their place. One that carries other
+/// prefixes than the fresh one must is replaced at once.
+fn succeeded(seen: &BTreeMap<PublicKey, WireguardPeer>, goal: &Wireguard) -> BTreeMap<PublicKey, PublicKey> {
+    let stays = |fresh: &PublicKey, former: &PublicKey| match (seen.get(former), goal.peers.get(fresh)) {
+        (Some(was), Some(is)) => !goal.peers.contains_key(former) && was.allowed_ips == is.allowed_ips,
+        _ => false,
+    };
+    let mut taken = BTreeSet::new();
+    let fresh = goal.former_keys.iter().filter(|(fresh, _)| !seen.contains_key(fresh));
+    let former = |(fresh, former): (&PublicKey, &Vec<PublicKey>)| {
+        let found = former.iter().find(|key| stays(fresh, key) && taken.insert(**key))?;
+        Some((*fresh, *found))
+    };
+    fresh.filter_map(former).collect()
 }
 
 fn plan_filter(seen: Option<&FilterState>, goal: Option<FilterState>, changes: &mut Vec<Change>) {
@@ -171,6 +206,7 @@ fn plan_filter(seen: Option<&FilterState>, goal: Option<FilterState>, changes: &
         (Some(seen), Some(goal))
             if seen.filter == goal.filter
                 && seen.relay == goal.relay
+                && seen.holds == goal.holds
                 && !seen.owners.is_empty()
                 && !goal.owners.is_empty() =>
         {
@@ -199,15 +235,25 @@ pub fn apply(seen: &mut State, change: Change) {
         Change::RemoveWireguard(line) => *seen.line_mut(line) = None,
         Change::SetWireguard(line, device) => {
             let seen = seen.line_mut(line);
-            let peers = seen.take().map(|w| w.peers).unwrap_or_default();
+            let (peers, former_keys) = seen.take().map(|w| (w.peers, w.former_keys)).unwrap_or_default();
             let Device { private_key, listen_port, addresses, mtu } = device;
-            *seen = Some(Wireguard { private_key, listen_port, addresses, mtu, peers });
+            *seen = Some(Wireguard { private_key, listen_port, addresses, mtu, peers, former_keys });
         }
         Change::RemovePeer(line, key) => {
-            seen.line_mut(line).iter_mut().for_each(|w| drop(w.peers.remove(&key)));
+            if let Some(wireguard) = seen.line_mut(line) {
+                wireguard.peers.remove(&key);
+                wireguard.former_keys.retain(|fresh, former| *fresh != key && !former.contains(&key));
+            }
+        }
+        Change::AwaitPeer { line, fresh, former } => {
+            if let Some(wireguard) = seen.line_mut(line) {
+                wireguard.former_keys.retain(|_, keys| !keys.contains(&former));
+                wireguard.former_keys.insert(fresh, vec![former]);
+            }
         }
         Change::SetPeer(line, key, mut peer) => {
             if let Some(wireguard) = seen.line_mut(line) {
+                wireguard.former_keys.remove(&key);
                 let learned = wireguard.peers.get(&key).and_then(|p| p.endpoint);
                 peer.endpoint = peer.endpoint.or(learned);
                 wireguard.peers.insert(key, peer.clone());
@@ -228,7 +274,7 @@ pub fn apply(seen: &mut State, change: Change) {
 mod tests {
     use std::net::SocketAddr;
 
-    use proptest::collection::{btree_map, btree_set};
+    use proptest::collection::{btree_map, btree_set, vec};
     use proptest::option;
     use proptest::prelude::*;
 
@@ -258,15 +304,28 @@ mod tests {
 
     fn wireguard() -> impl Strategy<Value = Wireguard> {
         let peers = btree_map(key().prop_map(|k| k.public()), peer(), 0..4);
-        (key(), 0u16..3, btree_set(prefix(), 0..3), 1400u16..1402, peers).prop_map(
-            |(private_key, listen_port, addresses, mtu, peers)| Wireguard {
+        let former =
+            btree_map(key().prop_map(|k| k.public()), vec(key().prop_map(|k| k.public()), 1..3), 0..2);
+        (key(), 0u16..3, btree_set(prefix(), 0..3), 1400u16..1402, peers, former).prop_map(
+            |(private_key, listen_port, addresses, mtu, peers, former_keys)| Wireguard {
                 private_key,
                 listen_port,
                 addresses,
                 mtu,
                 peers,
+                former_keys,
             },
         )
+    }
+
+    /// All who are awaited call.
+    fn call(state: &mut State) {
+        for wireguard in state.wireguard.iter_mut().chain(&mut state.second) {
+            for (fresh, former) in std::mem::take(&mut wireguard.former_keys) {
+                let peer = wireguard.peers.remove(&former[0]).expect("the former key is in force");
+                wireguard.peers.insert(fresh, peer);
+            }
+        }
     }
 
     fn target() -> impl Strategy<Value = Target> {
@@ -326,16 +385,31 @@ mod tests {
             prop_assert_eq!(plan(&State::of(&wished, protection, carrier), &wished), []);
         }
 
-        /// Applying the plan to what was seen gives what was wished: nothing else remains, and nothing is left to do.
+        /// Applying the plan to what was seen gives what was wished: nothing else remains, and nothing is left to do,
+        /// neither before those with fresh keys have called nor then.
         #[test]
         fn applying_the_plan_gives_the_wish(
-            before in wished(),
+            first in wished(),
+            second in wished(),
+            called in any::<bool>(),
             wished in wished(),
             protection in protection(),
             carrier in carrier(),
         ) {
-            let mut state = State::of(&before, protection.clone(), carrier);
+            let mut state = State::of(&first, protection.clone(), carrier);
+            for change in plan(&state, &second) {
+                apply(&mut state, change);
+            }
+            if called {
+                call(&mut state);
+            }
             for change in plan(&state, &wished) {
+                apply(&mut state, change);
+            }
+            prop_assert_eq!(plan(&state, &wished), []);
+            call(&mut state);
+            for change in plan(&state, &wished) {
+                prop_assert!(matches!(change, Change::SetPeer(..)), "it brings its former keepalive: {}", change.kind());
                 apply(&mut state, change);
             }
             prop_assert_eq!(plan(&state, &wished), []);
@@ -362,6 +436,41 @@ mod tests {
             }
         }
 
+        /// A peer with a fresh key keeps the former one until it calls, without any other change; who has nothing to
+        /// keep, or is not wished any more, changes at once.
+        #[test]
+        fn a_fresh_key_waits_for_its_call(mut wireguard in wireguard(), peer in peer(), other in address()) {
+            let [former, fresh, next] = [100, 101, 102].map(|n| PublicKey([n; 32]));
+            wireguard.former_keys.clear();
+            let of = |key, former: &[PublicKey]| {
+                let mut wished = wireguard.clone();
+                wished.peers.insert(key, peer.clone());
+                wished.former_keys.extend((!former.is_empty()).then(|| (key, former.to_vec())));
+                Wished { wireguard: Some(wished), ..Default::default() }
+            };
+            let seen = |wished: &Wished| State::of(wished, Protection::default(), Carrier::Kernel);
+            let line = Line::First;
+            let awaits = |fresh| Change::AwaitPeer { line, fresh, former };
+            let mut state = seen(&of(former, &[]));
+            prop_assert_eq!(plan(&state, &of(fresh, &[former])), [awaits(fresh)]);
+            apply(&mut state, awaits(fresh));
+            prop_assert_eq!(plan(&state, &of(fresh, &[former])), []);
+            prop_assert_eq!(plan(&state, &of(next, &[fresh, former])), [Change::RemovePeer(line, fresh), awaits(next)]);
+            let at_once = [Change::RemovePeer(line, former), Change::SetPeer(line, fresh, peer.clone())];
+            prop_assert_eq!(plan(&state, &of(fresh, &[])), at_once);
+            let gone = Wished { wireguard: Some(wireguard.clone()), ..Default::default() };
+            for change in plan(&state, &gone) {
+                apply(&mut state, change);
+            }
+            prop_assert_eq!(state.wireguard, Some(wireguard.clone()), "revoked: neither key is left");
+            let prefix = Ipv4Net::from(other);
+            if peer.allowed_ips[..] != [prefix] {
+                let mut elsewhere = of(fresh, &[former]);
+                elsewhere.wireguard.iter_mut().flat_map(|w| w.peers.get_mut(&fresh)).for_each(|p| p.allowed_ips = [prefix].into());
+                prop_assert_eq!(plan(&seen(&of(former, &[])), &elsewhere).len(), 2, "it has another address");
+            }
+        }
+
         /// No route that is planned covers what is protected, and endpoints are protected always.
         #[test]
         fn protected_prefixes_are_never_covered(wished in wished(), protection in protection()) {
@@ -385,7 +494,7 @@ mod tests {
             for line in Line::BOTH {
                 // What is done to the other interface stands in no order to this one's peers.
                 let other = |change: &&Change| match change {
-                    Change::SetWireguard(of, _) | Change::SetPeer(of, ..) => *of != line,
+                    Change::SetWireguard(of, _) | Change::SetPeer(of, ..) | Change::AwaitPeer { line: of, .. } => *of != line,
                     _ => false,
                 };
                 let kinds: Vec<_> = changes.iter().filter(|c| !other(c)).map(Change::kind).collect();
@@ -404,6 +513,7 @@ mod tests {
             ("set-wireguard", "set-relay"),
             ("remove-relay", "remove-wireguard"),
             ("set-wireguard", "set-peer"),
+            ("set-wireguard", "await-peer"),
             ("set-wireguard", "set-route"),
             ("set-tunnel", "set-route"),
             ("set-route", "add-capture"),

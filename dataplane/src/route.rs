@@ -288,6 +288,7 @@ mod tests {
             addresses: BTreeSet::new(),
             mtu: 1420,
             peers: [(key.public(), peer)].into(),
+            former_keys: Default::default(),
         };
         let routes = [(net("203.0.113.0/24"), Target::Wireguard), (net("203.0.112.0/24"), Target::Wireguard)];
         let wished = Wished { wireguard: Some(wireguard), routes: routes.into(), ..Default::default() };

@@ -80,6 +80,11 @@ pub struct Wireguard {
     pub mtu: u16,
     /// Peers by public key.
     pub peers: BTreeMap<PublicKey, WireguardPeer>,
+    /// Peers with fresh keys: by fresh key, the former ones. A former key that is in force stays so until the peer calls
+    /// with the fresh one, which then takes its place with nothing lost; what is seen has one former key, and the fresh one
+    /// is not among the peers until then.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub former_keys: BTreeMap<PublicKey, Vec<PublicKey>>,
 }
 
 /// The ipip tunnel (RFC 2003) from this node to every owner.
@@ -193,6 +198,8 @@ pub struct FilterState {
     pub owners: BTreeSet<(Ipv4Net, Ipv4Addr)>,
     /// What may be unwrapped for other hubs; none in process.
     pub relay: Option<RelayFilter>,
+    /// Whether the kernel's answers to calls with fresh keys can be held: on a hub, and not in process.
+    pub holds: bool,
 }
 
 impl State {
@@ -214,9 +221,11 @@ impl State {
 
     /// The state in which nothing is left to do for `wished`, on a host with this `protection`.
     pub fn of(wished: &Wished, protection: Protection, carrier: Carrier) -> State {
+        // Whoever has a fresh key has called with it.
+        let settled = |w: &Wireguard| Wireguard { former_keys: BTreeMap::new(), ..w.clone() };
         State {
-            wireguard: wished.wireguard.clone(),
-            second: wished.second.clone(),
+            wireguard: wished.wireguard.as_ref().map(settled),
+            second: wished.second.as_ref().map(settled),
             ..State::apart_from_wireguard(wished, protection, carrier)
         }
     }
@@ -270,6 +279,7 @@ impl Wished {
         let kernel = carrier == Carrier::Kernel;
         let owners = owners.filter(|_| kernel).collect();
         let relay = self.relay.as_ref().filter(|_| kernel).map(Relay::filter);
-        FilterState { filter: self.filter, owners, relay }
+        let holds = kernel && self.filter.foyer.is_some();
+        FilterState { filter: self.filter, owners, relay, holds }
     }
 }

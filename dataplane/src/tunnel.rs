@@ -349,6 +349,7 @@ mod tests {
                 addresses: [OWN.into()].into(),
                 mtu: 1440,
                 peers,
+                former_keys: BTreeMap::new(),
             }),
             second: None,
             tunnel: Some(Tunnel { local: OWN, mtu: 1420 }),

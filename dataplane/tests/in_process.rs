@@ -110,6 +110,14 @@ fn the_second_wireguard_carries() {
     }
 }
 
+/// A leaf takes fresh keys under running pings: not one packet is lost, in either direction.
+#[test]
+fn fresh_keys_lose_nothing() {
+    let (lab, mut hub, mut a, _b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    common::fresh_keys_lose_nothing(&lab, &mut hub, &mut a);
+}
+
 /// From the foyer only TCP to the enrollment API gets anywhere; then the same leaf runs with its own key and address,
 /// and the first packet after the change is answered at once.
 #[test]

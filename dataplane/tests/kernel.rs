@@ -68,6 +68,18 @@ fn the_second_wireguard_carries() {
     assert_eq!(traces(&lab, "a"), "");
 }
 
+/// A leaf takes fresh keys under running pings, whoever carries at it and at the hub.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn fresh_keys_lose_nothing() {
+    let (kernel, process) = (Choice::Kernel, Choice::InProcess);
+    for (at_hub, at_leaf) in [(kernel, kernel), (kernel, process), (process, kernel)] {
+        let (lab, mut hub, mut a, _b) = fabric(1500, [at_hub, at_leaf, kernel]);
+        eventually("first ping", Duration::from_secs(8), || ping(&lab, "ca", CLIENT_B));
+        common::fresh_keys_lose_nothing(&lab, &mut hub, &mut a);
+    }
+}
+
 /// Clients of two leaves that reach no hub in common reach each other: the kernel wraps for the other hub, and unwraps
 /// what the other one, in process, has wrapped.
 #[test]

@@ -403,26 +403,6 @@ pub fn leaf_request(
     }
 }
 
-/// Whether a request of this leaf that was granted proves its present keys: its former ones sign for a while too.
-pub fn proves_present_keys(
-    state: &State,
-    name: &LeafName,
-    operation: Operation,
-    envelope: &Envelope,
-    now: u64,
-) -> bool {
-    let Some(leaf) = state.leaf(name) else { return false };
-    let former = leaf.former.as_ref().is_some_and(|former| now < former.until);
-    // A rotation proves the keys that are the present ones from then on.
-    operation == Operation::Rotate
-        || !former
-        || leaf.signing_key.verify(
-            operation.request_domain(),
-            &[envelope.payload.0.as_slice()],
-            &envelope.signature.0,
-        )
-}
-
 /// Who speaks, if it proves it and may.
 fn speaker<'a>(
     state: &'a State,

@@ -34,9 +34,6 @@ pub const WAITING_LIMIT: usize = 1024;
 pub const WAITING_SECS: u64 = 7 * 24 * 3600;
 /// How long the former keys of a leaf still sign its requests after a rotation, in seconds.
 pub const KEY_OVERLAP_SECS: u64 = 120;
-/// How long after its answer a hub changes the tunnel of a leaf with fresh keys, in milliseconds; the leaf changes its
-/// side then too.
-pub const KEY_SWITCH_MS: u64 = 30;
 /// How long the tunnel of a leaf that leaves stays, so that it hears the answer, in seconds.
 pub const LEAVE_SECS: u64 = 2;
 /// How long both owners of a moved address may announce it, unless the new one does before, in seconds.

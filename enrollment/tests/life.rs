@@ -14,7 +14,7 @@ use enrollment::topology::Admission;
 use enrollment::view::LeafPhase;
 use enrollment::wire::{RejectedAnswer, RejectedRoute};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 async fn join(hub: &Hub, site: &str, n: u64, claims: &[Ipv4Addr]) -> Admission {
     let invite = hub.invite(order(site, &["10.0.0.0/8"])).await;
@@ -306,31 +306,6 @@ async fn rotation() {
         assert_eq!(late.code, ReasonCode::LeaseRevoked, "key {n}");
     }
     client::renew(&api(&other), &keys(9), &other).await.unwrap();
-}
-
-/// The hub hears which key a leaf has proved: the fresh one with the rotation itself and with every later request that it
-/// signs, also one that changes nothing, and never by a request that a former key signs or that is refused.
-#[tokio::test]
-async fn the_hub_hears_of_proved_keys() {
-    let hub = Hub::start().await;
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let told = heard.clone();
-    hub.service.tell_proved(Arc::new(move |leaf, key| told.lock().unwrap().push((leaf.to_string(), key))));
-    let said = || std::mem::take(&mut *heard.lock().unwrap());
-    let of = |n: u64| vec![("aws".to_string(), keys(n).wireguard_key())];
-    let first = join(&hub, "aws", 1, &[]).await;
-    assert_eq!(said(), of(1));
-    client::topology(&api(&first), &keys(1), &first).await.unwrap();
-    assert_eq!(said(), of(1));
-    client::topology(&api(&first), &keys(2), &first).await.unwrap_err();
-    assert_eq!(said(), []);
-    let second = client::rotate(&api(&first), &keys(1), &keys(2), &first).await.unwrap();
-    assert_eq!(said(), of(2));
-    client::topology(&api(&second), &keys(1), &second).await.unwrap();
-    assert_eq!(said(), [], "the former key is good for a while, and proves nothing");
-    client::topology(&api(&second), &keys(2), &second).await.unwrap();
-    client::renew(&api(&second), &keys(2), &second).await.unwrap();
-    assert_eq!(said(), [of(2), of(2)].concat());
 }
 
 /// A rotate request that does not prove the new key, or is altered in any field, changes nothing.

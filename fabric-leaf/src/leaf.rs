@@ -66,7 +66,8 @@ pub fn wished(
     let of_hub = |n: usize, listen_port: u16, addresses: BTreeSet<Ipv4Net>| {
         let hub = admission.topology.hubs.get(n)?;
         let (private_key, peers) = (key(&hub.signing_key), BTreeMap::from([hub_peer(admission, hub)]));
-        Some(Wireguard { private_key, listen_port, addresses, mtu: mtus.wireguard, peers })
+        let former_keys = BTreeMap::new();
+        Some(Wireguard { private_key, listen_port, addresses, mtu: mtus.wireguard, peers, former_keys })
     };
     Wished {
         wireguard: of_hub(0, listen_port, BTreeSet::from([Ipv4Net::from(admission.overlay)])),

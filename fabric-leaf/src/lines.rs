@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use enrollment::identity::SigningKey;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::NodeKeys;
-use enrollment::policy::KEY_SWITCH_MS;
 use enrollment::reason::ReasonCode;
 use enrollment::topology::Admission;
 use tokio::sync::watch;
@@ -73,8 +72,7 @@ impl LineKeys {
 /// Where the keys in force are told; there are none before the first enrollment.
 pub type Keys = watch::Sender<Option<LineKeys>>;
 
-/// Asks the hub, through the line that is behind, until it answers the fresh keys; then it changes its side of the tunnel,
-/// and the leaf with it.
+/// Asks the hub, through the line that is behind, until it answers the fresh keys; then the leaf calls it with these.
 pub async fn follow(keys: Keys, mut api: HubApi, fresh: Arc<NodeKeys>, last: Admission) {
     let hub = api.signing_key;
     (api.connect_timeout, api.answer_timeout) = (PATIENCE, PATIENCE);
@@ -84,7 +82,6 @@ pub async fn follow(keys: Keys, mut api: HubApi, fresh: Arc<NodeKeys>, last: Adm
         // It changes nothing at the hub, and so needs no turn among the leaf's other words.
         match client::topology(&api, &fresh, &last).await {
             Ok(_) => {
-                tokio::time::sleep(Duration::from_millis(KEY_SWITCH_MS)).await;
                 tracing::info!(hub = %api.address, "knows the fresh keys: so does its line now");
                 return change(&keys, &hub, &fresh);
             }

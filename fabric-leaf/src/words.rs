@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use enrollment::invite::Invite;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::{self, NodeKeys};
 use enrollment::io::private_file;
-use enrollment::policy::KEY_SWITCH_MS;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
 use tokio::sync::oneshot;
@@ -155,15 +153,13 @@ impl Owner {
         self.take_keys(fresh, answer, enroller).await
     }
 
-    /// Puts fresh keys in force that a hub has agreed to, when it changes its side of the tunnel: what was sent before
-    /// has arrived, and what comes after waits for the handshake.
+    /// Puts fresh keys in force that a hub has agreed to: it changes its side of the tunnel when the leaf calls with them.
     pub async fn take_keys(
         &mut self,
         fresh: Arc<NodeKeys>,
         answer: Admission,
         enroller: &Enroller,
     ) -> Result<String, Refusal> {
-        tokio::time::sleep(Duration::from_millis(KEY_SWITCH_MS)).await;
         let begin = std::time::Instant::now();
         self.keys = Some(fresh.clone());
         self.doubt = None;

@@ -9,18 +9,15 @@ use bgp::io::{Neighbor, Speaker};
 use bgp::settings::PeerOptions;
 use dataplane::io::Dataplane;
 use dataplane::state::{PrivateKey, PublicKey};
-use enrollment::policy::KEY_SWITCH_MS;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
-use crate::held::{Held, Proved};
+use crate::held::Held;
 use crate::run::{APPLY_LIMIT, converged, dynamic_peers, liveness, wireguard_mtu};
 use crate::{hub, peering};
 
 /// The number of the wish that is in force before this task begins.
 pub(crate) const FIRST_WISH: u64 = 1;
-/// How long after a rotation the hub changes the leaf's tunnel.
-const SWITCH_AFTER: Duration = Duration::from_millis(KEY_SWITCH_MS);
 /// The shortest time between two looks at the sessions.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -36,20 +33,15 @@ pub(crate) struct Derive {
     pub(crate) dataplane: Dataplane,
     pub(crate) speaker: Speaker,
     pub(crate) applied: watch::Sender<u64>,
-    pub(crate) proved: Proved,
 }
 
 impl Derive {
-    /// Where the leaves with fresh keys are, by their new keys. It takes the time that a leaf needs to hear the answer
-    /// over its old tunnel and to put its own fresh key in force; then the hub calls it.
-    async fn endpoints(&self, rotated: BTreeMap<PublicKey, PublicKey>) -> BTreeMap<PublicKey, SocketAddr> {
-        let answered = tokio::time::Instant::now() + SWITCH_AFTER;
+    /// Where the leaves are that have not called with their fresh keys in time, by these: the hub calls them.
+    async fn endpoints(&self, late: BTreeMap<PublicKey, Vec<PublicKey>>) -> BTreeMap<PublicKey, SocketAddr> {
         self.dataplane.recheck().await;
         let report = self.dataplane.report().borrow().clone();
-        let place = |old| report.peers.iter().find(|peer| peer.public_key == old)?.endpoint;
-        let calls = rotated.into_iter().filter_map(|(new, old)| Some((new, place(old)?))).collect();
-        tokio::time::sleep_until(answered).await;
-        calls
+        let place = |old: &PublicKey| report.peers.iter().find(|peer| peer.public_key == *old)?.endpoint;
+        late.into_iter().filter_map(|(new, old)| Some((new, old.iter().find_map(place)?))).collect()
     }
 
     /// Leaves and the other hub, as the registry has them.
@@ -87,12 +79,11 @@ impl Derive {
             let news = last.is_none() || !Arc::ptr_eq(&before, &now);
             if news {
                 held.hear(&before, &now, Instant::now());
-                self.proved.forget(&now);
                 before = now.clone();
             }
-            let changing = held.let_go(&now, |leaf| self.proved.of(leaf), &established, Instant::now());
-            if news || !changing.is_empty() {
-                calls = if changing.is_empty() { BTreeMap::new() } else { self.endpoints(changing).await };
+            let late = held.let_go(&now, Instant::now());
+            if news || !late.is_empty() {
+                calls = if late.is_empty() { BTreeMap::new() } else { self.endpoints(late).await };
             }
             let (key, mtu) = (self.key.clone(), wireguard_mtu(&now));
             let wished = Arc::new(hub::wished(&now, key, self.port, mtu, &calls, &established, &held.keys()));
@@ -113,7 +104,6 @@ impl Derive {
             let due = held.next();
             tokio::select! {
                 changed = admissions.changed() => if changed.is_err() { return },
-                () = self.proved.changed(), if due.is_some() => {}
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
                 changed = async { paused.await; sessions.changed().await }, if !now.hubs.is_empty() => {
                     if changed.is_err() { return }

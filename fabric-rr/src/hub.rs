@@ -22,7 +22,8 @@ const HUB_KEEPALIVE_SECS: u16 = 25;
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
 /// hub relays overlay packets alone.
 /// `calls` are the leaves that the hub calls by itself, and where: those that have taken fresh keys. `established` are
-/// the overlay addresses with which the hub has a session. `held` are the tunnels that keep a former key for a moment.
+/// the overlay addresses with which the hub has a session. `held` are the former keys of leaves with fresh ones, which hold
+/// until these call.
 pub fn wished(
     admissions: &Admissions,
     key: PrivateKey,
@@ -30,7 +31,7 @@ pub fn wished(
     mtu: u16,
     calls: &BTreeMap<PublicKey, SocketAddr>,
     established: &BTreeSet<IpAddr>,
-    held: &BTreeMap<LeafName, WireguardKey>,
+    held: &BTreeMap<LeafName, Vec<WireguardKey>>,
 ) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
@@ -43,8 +44,13 @@ pub fn wished(
     for invited in &admissions.foyer {
         add(invited.public_key.0, invited.address, None, 0);
     }
+    let public = |key: &WireguardKey| PublicKey(key.0);
+    let mut former_keys = BTreeMap::new();
     for leaf in admissions.leaves.values() {
-        let key = held.get(&leaf.name).unwrap_or(&leaf.wireguard_key);
+        let key = &leaf.wireguard_key;
+        if let Some(former) = held.get(&leaf.name) {
+            former_keys.insert(public(key), former.iter().map(public).collect());
+        }
         // A keepalive that is turned on is sent at once, and begins the handshake.
         let called = calls.get(&PublicKey(key.0)).copied();
         add(key.0, leaf.overlay, called, u16::from(called.is_some()));
@@ -62,6 +68,7 @@ pub fn wished(
         addresses: BTreeSet::from([host(hub.overlay), host(hub.foyer_hub)]),
         mtu,
         peers,
+        former_keys,
     };
     let foyer = Foyer { prefix: hub.foyer_prefix, hub: hub.foyer_hub, api_port: hub.api_port };
     Wished {
@@ -230,22 +237,25 @@ pub(crate) mod tests {
         assert!(wished.filter.foyer.is_some(), "an invited machine must be quarantined");
     }
 
-    /// A leaf with a fresh key is called where it was, the others are not called; a tunnel that is held has its former key.
+    /// A leaf with a fresh key is called where it was, the others are not called; a former key that holds is beside it.
     #[test]
     fn rotated_leaves_are_called() {
         let mut now = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
         let aws = now.leaves.get_mut(&"aws".parse().unwrap()).unwrap();
         Arc::make_mut(aws).wireguard_key = WireguardKey([7; 32]);
         let calls = BTreeMap::from([(PublicKey([7; 32]), "192.0.2.1:51820".parse().unwrap())]);
-        let peers = |held| {
+        let wireguard = |calls: &_, held: &_| {
             let key = PrivateKey::from_bytes([3; 32]);
-            wished(&now, key, 51820, 1420, &calls, &BTreeSet::new(), &held).wireguard.unwrap().peers
+            wished(&now, key, 51820, 1420, calls, &BTreeSet::new(), held).wireguard.unwrap()
         };
-        let held = peers(BTreeMap::from([("aws".parse().unwrap(), WireguardKey([2; 32]))]));
-        assert!(held.contains_key(&PublicKey([2; 32])) && !held.contains_key(&PublicKey([7; 32])));
-        let peers = peers(BTreeMap::new());
-        assert_eq!(peers[&PublicKey([7; 32])].endpoint, calls.values().next().copied());
-        assert!(!peers.contains_key(&PublicKey([2; 32])) && peers[&PublicKey([3; 32])].endpoint.is_none());
+        let held = BTreeMap::from([("aws".parse().unwrap(), vec![WireguardKey([2; 32])])]);
+        let (fresh, former) = (PublicKey([7; 32]), PublicKey([2; 32]));
+        let holds = wireguard(&BTreeMap::new(), &held);
+        assert_eq!(holds.former_keys, [(fresh, vec![former])].into());
+        assert!(holds.peers[&fresh].endpoint.is_none() && !holds.peers.contains_key(&former));
+        let called = wireguard(&calls, &BTreeMap::new());
+        assert_eq!(called.peers[&fresh].endpoint, calls.values().next().copied());
+        assert!(called.former_keys.is_empty() && called.peers[&PublicKey([3; 32])].endpoint.is_none());
     }
 
     /// A leaf without a session is reached through the other hub while that one lives; one with a session never is.

@@ -29,7 +29,6 @@ use enrollment::policy::HubSettings;
 use enrollment::registry::Admissions;
 use tokio::sync::watch;
 
-use crate::held::Proved;
 use crate::memory::Memory;
 use crate::tls_listener::TlsListener;
 use crate::{derive, http, hub, join, measured};
@@ -238,7 +237,6 @@ async fn serve_enrollment(
     speaker: Speaker,
 ) -> Result<Enrolled, RunError> {
     let (tell, applied) = watch::channel(0);
-    let proved = Proved::default();
     let asked = speaker.clone();
     let derive = derive::Derive {
         config: config.clone(),
@@ -249,7 +247,6 @@ async fn serve_enrollment(
         dataplane: opened.dataplane.clone(),
         speaker: speaker.clone(),
         applied: tell,
-        proved: proved.clone(),
     };
     tokio::spawn(derive.run(opened.registry.watch()));
     tokio::spawn(crate::hint::tell(opened.registry.watch(), opened.restored));
@@ -262,7 +259,6 @@ async fn serve_enrollment(
         underlay_hook(opened.dataplane.clone()),
     );
     service.tell_rejected(rejected_hook(asked));
-    service.tell_proved(Arc::new(move |leaf, key| proved.hear(leaf, key)));
     let counts = service.clone();
     let hubs = HubService::new(opened.registry.clone(), opened.keys.clone(), applied_hook(applied.clone()));
     // What hubs share in a database they do not fetch from each other.

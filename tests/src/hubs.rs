@@ -15,8 +15,6 @@ use crate::harness::Fabric;
 pub const LIMIT: Duration = Duration::from_secs(30);
 /// Longest time of each effect of a revocation, seconds.
 const SECOND: f64 = 1.0;
-/// Of three changes of keys under two pings every 20 ms, lost at most.
-const LOST: usize = 9;
 
 /// Waits until every leaf has a session with both hubs, and both registries are one.
 ///
@@ -59,8 +57,8 @@ pub async fn equal(f: &Arc<Fabric>) -> Result<Duration, String> {
     eventually(LIMIT, look).await
 }
 
-/// A change of the aws leaf's keys, made three times under flows of so many seconds, is noticed by few packets, and no
-/// session of a leaf ends, at either hub.
+/// A change of the aws leaf's keys, made three times under flows of so many seconds, costs no packet, and no session
+/// of a leaf ends, at either hub.
 ///
 /// # Errors
 /// What was noticed, or what failed.
@@ -71,11 +69,10 @@ pub async fn with_the_same_sessions<R: Future<Output = Check>>(
 ) -> Check {
     served_by_both(f).await?;
     let before = sessions(f).await?;
-    let lost: usize = unnoticed_for(f, secs, change).await?.iter().map(|flow| flow.lost).sum();
+    unnoticed_for(f, secs, change).await?;
     changed_at_both(f).await?;
     match sessions(f).await? {
         after if after != before => Err(format!("sessions before {before:?}, after {after:?}")),
-        _ if lost > LOST => Err(format!("{lost} pings lost")),
         _ => served_by_both(f).await,
     }
 }

@@ -143,7 +143,7 @@ async fn moved(f: Arc<Fabric>) -> Check {
 }
 
 async fn rotated(f: Arc<Fabric>) -> Check {
-    unnoticed(&f, || rotate(&f)).await.map(drop)
+    unnoticed(&f, || rotate(&f)).await
 }
 
 /// The machine itself enrolls anew, by the hub's word; what it was before stays, but for the keys.

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use netlink_packet_route::link::InfoKind;
 
+use crate::io::kernel_heirs::Awaited;
 use crate::io::netlink::{KernelRoute, Link, Netlink};
-use crate::io::userspace::{PeerStatus, Shared, Userspace};
+use crate::io::packets::Shared;
+use crate::io::userspace::{PeerStatus, Userspace};
 use crate::io::wireguard::GenericNetlink;
 use crate::io::{Choice, StartError, netlink, nft};
 use crate::plan::{Change, Device};
@@ -36,6 +38,8 @@ pub(crate) struct Host {
     foyer: Option<Foyer>,
     /// Where the kernel was told that peers are; what it shows is where they were heard last.
     told: BTreeMap<(Line, PublicKey), SocketAddr>,
+    /// Peers of the kernel with fresh keys that have not called with them yet.
+    awaited: Awaited,
     /// Where each route was told to lead: in process, the kernel's route says only that it leads to us.
     targets: BTreeMap<Ipv4Net, Target>,
 }
@@ -76,8 +80,11 @@ impl Host {
             Userspace::probe(PROBE_INTERFACE).map_err(StartError::Tun)?;
         }
         let table = nft::Table::default();
-        let (told, targets) = (BTreeMap::new(), BTreeMap::new());
-        Ok((Host { netlink, table, carrier, tunnel: None, relay: None, foyer: None, told, targets }, why))
+        let (told, awaited, targets) = Default::default();
+        Ok((
+            Host { netlink, table, carrier, tunnel: None, relay: None, foyer: None, told, awaited, targets },
+            why,
+        ))
     }
 
     /// Who carries packets.
@@ -154,6 +161,22 @@ impl Host {
         }
     }
 
+    /// Whether peers of the kernel are awaited with fresh keys, so that it must be asked for them.
+    pub(crate) fn awaits(&self) -> bool {
+        Line::BOTH.into_iter().any(|line| self.awaited.any(line))
+    }
+
+    /// Gives the places of those who have called to their fresh keys.
+    pub(crate) async fn let_succeed(&mut self) -> io::Result<()> {
+        let Carry::Kernel(socket) = &mut self.carrier else { return Ok(()) };
+        for line in Line::BOTH {
+            if self.awaited.any(line) {
+                self.awaited.settle(socket, &self.table, line).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is known of the peers now.
     pub(crate) async fn peers(&mut self) -> io::Result<Vec<PeerStatus>> {
         match &mut self.carrier {
@@ -188,7 +211,7 @@ impl Host {
         let mtu = if link.up { u16::try_from(link.mtu).unwrap_or(u16::MAX) } else { 0 };
         match &mut self.carrier {
             Carry::Kernel(socket) => {
-                let device = socket.get(name)?;
+                let (device, former_keys) = self.awaited.settle(socket, &self.table, line).await?;
                 let Some(private_key) = device.private_key else { return Ok((None, device.status)) };
                 let (listen_port, mut peers) = (device.listen_port, device.peers);
                 for status in &device.status {
@@ -197,7 +220,8 @@ impl Host {
                         peer.endpoint = settled(told, status.endpoint, status.last_handshake);
                     }
                 }
-                Ok((Some(Wireguard { private_key, listen_port, addresses, mtu, peers }), device.status))
+                let seen = Wireguard { private_key, listen_port, addresses, mtu, peers, former_keys };
+                Ok((Some(seen), device.status))
             }
             Carry::InProcess { userspace, .. } => {
                 let Some(userspace) = userspace else { return Ok((None, Vec::new())) };
@@ -206,13 +230,14 @@ impl Host {
                 };
                 let (addresses, mtu) = if shared { (Default::default(), told_mtu) } else { (addresses, mtu) };
                 let status = userspace.status(line, afresh).await;
-                let mut peers = userspace.peers(line).clone();
+                let (mut peers, former_keys) = (userspace.peers(line).clone(), userspace.former_keys(line));
                 for status in &status {
                     if let Some(peer) = peers.get_mut(&status.key) {
                         peer.endpoint = settled(peer.endpoint, status.endpoint, status.last_handshake);
                     }
                 }
-                Ok((Some(Wireguard { private_key, listen_port, addresses, mtu, peers }), status))
+                let seen = Wireguard { private_key, listen_port, addresses, mtu, peers, former_keys };
+                Ok((Some(seen), status))
             }
         }
     }
@@ -271,6 +296,9 @@ impl Host {
         change: &Change,
         links: &mut BTreeMap<String, Link>,
     ) -> io::Result<()> {
+        if let Change::RemoveWireguard(line) = change {
+            self.awaited.end(*line);
+        }
         match change {
             Change::SetWireguard(line, device) => self.set_wireguard(*line, device, links).await,
             Change::RemoveWireguard(Line::Second) => match &mut self.carrier {
@@ -296,6 +324,7 @@ impl Host {
             Change::SetPeer(line, key, peer) => match &mut self.carrier {
                 Carry::Kernel(socket) => {
                     socket.set_peer(kernel_name(*line), *key, peer)?;
+                    self.awaited.has_its_place(*line, *key);
                     match peer.endpoint {
                         Some(endpoint) => drop(self.told.insert((*line, *key), endpoint)),
                         None => drop(self.told.remove(&(*line, *key))),
@@ -304,9 +333,18 @@ impl Host {
                 }
                 Carry::InProcess { userspace, .. } => present(userspace)?.set_peer(*line, *key, peer).await,
             },
+            Change::AwaitPeer { line, fresh, former } => match &mut self.carrier {
+                Carry::Kernel(socket) => {
+                    self.awaited.add(socket, &self.table, *line, (*fresh, *former)).await
+                }
+                Carry::InProcess { userspace, .. } => {
+                    present(userspace)?.await_peer(*line, *fresh, *former).await
+                }
+            },
             Change::RemovePeer(line, key) => match &mut self.carrier {
                 Carry::Kernel(socket) => {
                     self.told.remove(&(*line, *key));
+                    self.awaited.forget(socket, *line, *key)?;
                     socket.remove_peer(kernel_name(*line), *key)
                 }
                 Carry::InProcess { userspace, .. } => present(userspace)?.remove_peer(*line, *key).await,
@@ -522,7 +560,7 @@ fn present(userspace: &mut Option<Box<Userspace>>) -> io::Result<&mut Userspace>
     userspace.as_deref_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no fab-tun"))
 }
 
-const fn kernel_name(line: Line) -> &'static str {
+pub(crate) const fn kernel_name(line: Line) -> &'static str {
     Carrier::Kernel.interface(line.target())
 }
 

@@ -2,13 +2,17 @@
 
 mod announce;
 mod facts;
+mod heirs;
 mod host;
+mod kernel_heirs;
 mod lookup;
 mod memory;
 mod netlink;
 mod nft;
+mod packets;
 mod path_mtu;
 mod reconciler;
+mod sockets;
 mod userspace;
 mod wireguard;
 

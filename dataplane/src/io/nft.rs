@@ -1,6 +1,7 @@
 //! The program `nft`, with our own table and a time limit. Nothing is ever done to another table.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use tokio::process::Command;
 
 use crate::nft;
 use crate::plan::Change;
-use crate::state::{Filter, FilterState, RelayFilter};
+use crate::state::FilterState;
 use crate::view::DropReason;
 
 /// How long one run of `nft` may take before it is killed.
@@ -19,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Table {
     /// What was written, and the shape in which nft lists it.
-    written: Option<(Filter, Option<RelayFilter>, String)>,
+    written: Option<(FilterState, String)>,
     /// What was last seen, kept in line with what was done since.
     last: Option<Seen>,
 }
@@ -89,13 +90,17 @@ impl Table {
 
     fn recognise(&self, json: &str) -> Seen {
         let Some(listing) = nft::parse(json) else { return Seen { exists: true, ..Seen::default() } };
-        let ours = self.written.as_ref().filter(|(.., shape)| *shape == listing.shape);
-        let filter = ours.map(|(filter, relay, _)| FilterState {
-            filter: *filter,
-            owners: listing.owners,
-            relay: relay.clone(),
-        });
+        let ours = self.written.as_ref().filter(|(_, shape)| *shape == listing.shape);
+        let filter = ours.map(|(written, _)| FilterState { owners: listing.owners, ..written.clone() });
         Seen { filter, exists: true, drops: listing.drops }
+    }
+
+    /// Holds the kernel's answers to a peer's calls, or holds them no more.
+    pub(crate) async fn hold(&self, peer: SocketAddr, held: bool) {
+        if let Err(error) = run(&["-f", "-"], Some(nft::hold(peer, held))).await {
+            // Then packets of the first millisecond after its call may be lost; or the element goes by its own time.
+            tracing::warn!(%error, %peer, held, "answers to a peer with a fresh key");
+        }
     }
 
     /// Applies a change that concerns the table.
@@ -106,8 +111,8 @@ impl Table {
             Change::SetFilter(filter) => {
                 run(&["-f", "-"], Some(nft::replace(filter))).await?;
                 let json = run(&["-j", "list", "table", "inet", "fabric"], None).await?;
-                self.written =
-                    nft::parse(&json).map(|listing| (filter.filter, filter.relay.clone(), listing.shape));
+                let written = FilterState { owners: Default::default(), ..filter.clone() };
+                self.written = nft::parse(&json).map(|listing| (written, listing.shape));
                 self.last = Some(self.recognise(&json));
             }
             Change::SetOwners { add, remove } => {

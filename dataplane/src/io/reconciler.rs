@@ -24,6 +24,9 @@ pub(crate) const REFRESH: Duration = Duration::from_secs(1);
 const REPAIR_EVERY: u32 = 5;
 /// How long changes of the host are gathered before they are looked at.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How often the kernel is asked whether a peer has called with its fresh key, while one is awaited: before the packets
+/// that follow the call are there, one round trip after it.
+const LOOK: Duration = Duration::from_millis(1);
 /// How often path MTUs are measured.
 const MEASURE: Duration = Duration::from_secs(60);
 /// Passes of plan and apply for one wish; a second one catches what the first one's side effects undid.
@@ -163,6 +166,7 @@ impl Reconciler {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0u32;
         let mut settled = None;
+        let mut pause = LOOK;
         loop {
             tokio::select! {
                 biased;
@@ -201,6 +205,17 @@ impl Reconciler {
                 {
                     settled = None;
                     self.reconcile(false).await;
+                }
+                () = tokio::time::sleep(pause), if self.host.awaits() => {
+                    let began = Instant::now();
+                    // Who has many peers does not spend its time on asking for them.
+                    pause = match self.host.let_succeed().await {
+                        Ok(()) => LOOK.max(began.elapsed() * 3),
+                        Err(error) => {
+                            tracing::warn!(%error, "peers with fresh keys wait");
+                            SETTLE
+                        }
+                    };
                 }
                 Some(mtus) = measurements.recv() => {
                     self.report.path_mtu = mtus;
@@ -301,6 +316,11 @@ impl Reconciler {
     async fn refresh(&mut self) {
         if let Ok(peers) = self.host.peers().await {
             let peers: BTreeMap<_, _> = peers.iter().map(|p| (p.key, p)).collect();
+            let known = self.report.peers.iter().filter(|view| peers.contains_key(&view.public_key)).count();
+            if known != self.report.peers.len() {
+                // One has called with a fresh key.
+                self.reconcile(false).await;
+            }
             for view in &mut self.report.peers {
                 if let Some(status) = peers.get(&view.public_key) {
                     view.endpoint = status.endpoint;

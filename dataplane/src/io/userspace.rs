@@ -1,339 +1,59 @@
 //! The in-process dataplane: gotatun's WireGuard between a TUN device and UDP, with ipip wrapped and unwrapped on
 //! the way. The TUN device goes with the process; a restart therefore interrupts traffic until the next handshake.
+//!
+//! A fresh key of this node is a second tunnel: it takes the socket over, and the one before it hears for a moment what
+//! is on its way to it. Fresh keys of peers: see [`crate::io::heirs`].
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gotatun::device::configure::PeerMut;
 use gotatun::device::{Device, DeviceBuilder, Peer};
 use gotatun::noise::TimerParams;
-use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::tun::AsyncDevice;
-use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
-use gotatun::udp::socket::{UdpSocket, UdpSocketFactory};
-use gotatun::udp::{UdpTransportFactory, UdpTransportFactoryParams};
 use gotatun::x25519;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::io::heirs::Heirs;
+use crate::io::packets::{self, FromTun, Shared, ToTun};
 use crate::io::reconciler::REFRESH;
+use crate::io::sockets::{Factory, Wire};
 use crate::plan;
 use crate::state::{Line, PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
-use crate::tunnel::{self, Incoming, Outgoing, Table};
-use crate::view::DropReason;
-
-/// Packets that may wait between decryption and encryption when this node relays.
-const RELAY_QUEUE: usize = 4096;
-/// Packets that are read from the TUN device in one go.
-const BATCH: usize = 32;
-/// Octets of socket buffer asked for in each direction.
-const SOCKET_BUFFER: usize = 4 << 20;
 
 /// How long a handshake that was asked for is waited for.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// How long the packets of a tunnel with a fresh key wait for its first handshake at most.
+const FIRST_HANDSHAKE: Duration = Duration::from_secs(1);
+/// For how long a tunnel with a former key hears what is on its way to it.
+const FADES: Duration = Duration::from_secs(2);
 /// Up to how many peers are read whenever they are looked at.
 const FEW_PEERS: usize = 32;
 
-type Transports = (Factory, ToTun, FromTun);
+pub(crate) type Transports = (Factory, ToTun, FromTun);
 
-/// Counters and the current table, shared by the packet tasks.
-#[derive(Default)]
-pub(crate) struct Shared {
-    generation: AtomicU64,
-    table: RwLock<Arc<Table>>,
-    drops: [AtomicU64; DropReason::ALL.len()],
-    relayed: AtomicU64,
-    passed_on: AtomicU64,
-    packet_id: AtomicU16,
-    /// Where packets for the second WireGuard go; the first one alone reads the TUN device.
-    second: RwLock<Option<mpsc::Sender<Packet<Ip>>>>,
-}
-
-impl Shared {
-    /// Puts a new table in force; packet tasks notice at their next packet.
-    pub(crate) fn install(&self, table: Table) {
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    /// Opens or closes the way to the second WireGuard.
-    fn lead_to_second(&self, way: Option<mpsc::Sender<Packet<Ip>>>) {
-        *self.second.write().unwrap_or_else(PoisonError::into_inner) = way;
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    fn count(&self, reason: DropReason) {
-        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Packets dropped so far, by reason; reasons that never happened are left out.
-    pub(crate) fn drops(&self) -> BTreeMap<DropReason, u64> {
-        let all = DropReason::ALL.into_iter().map(|r| (r, self.drops[r as usize].load(Ordering::Relaxed)));
-        all.filter(|(_, count)| *count > 0).collect()
-    }
-
-    /// Packets relayed from peer to peer so far.
-    pub(crate) fn relayed(&self) -> u64 {
-        self.relayed.load(Ordering::Relaxed)
-    }
-
-    /// Those of them that were wrapped once more, toward another hub.
-    pub(crate) fn passed_on(&self) -> u64 {
-        self.passed_on.load(Ordering::Relaxed)
-    }
-}
-
-/// A packet task's own reference to the table: one atomic load per packet while nothing changes.
-struct Reader {
-    shared: Arc<Shared>,
-    seen: u64,
-    table: Arc<Table>,
-    second: Option<mpsc::Sender<Packet<Ip>>>,
-}
-
-impl Reader {
-    fn new(shared: Arc<Shared>) -> Reader {
-        let mut reader = Reader { shared, seen: u64::MAX, table: Arc::default(), second: None };
-        reader.refresh();
-        reader
-    }
-
-    #[inline]
-    fn refresh(&mut self) {
-        let generation = self.shared.generation.load(Ordering::Acquire);
-        if generation != self.seen {
-            self.table = self.shared.table.read().unwrap_or_else(PoisonError::into_inner).clone();
-            self.second = self.shared.second.read().unwrap_or_else(PoisonError::into_inner).clone();
-            self.seen = generation;
-        }
-    }
-}
-
-/// From WireGuard to the TUN device, or to another peer.
-struct ToTun {
-    tun: Arc<AsyncDevice>,
-    relay: mpsc::Sender<Packet<Ip>>,
-    reader: Reader,
-}
-
-impl IpSend for ToTun {
-    async fn send(&mut self, packet: Packet<Ip>) -> io::Result<()> {
-        self.reader.refresh();
-        let mut packet = packet.into_bytes();
-        match self.reader.table.incoming(&packet) {
-            // A full or absent TUN queue loses the packet, as any interface would; it must not stop the tunnel.
-            Incoming::Deliver { offset, len } => {
-                if self.tun.send(&packet[offset..offset + len]).await.is_err() {
-                    self.reader.shared.count(DropReason::QueueFull);
-                }
-            }
-            Incoming::Relay { offset, len } => {
-                packet.truncate(offset + len);
-                drop(packet.buf_mut().split_to(offset));
-                self.relay(packet);
-            }
-            Incoming::PassOn { local, hub, len } => {
-                packet.truncate(len);
-                self.pass_on(packet, local, hub);
-            }
-            Incoming::Drop(reason) => self.reader.shared.count(reason),
-        }
-        Ok(())
-    }
-}
-
-impl ToTun {
-    fn relay(&self, mut packet: Packet) {
-        let shared = &self.reader.shared;
-        if !tunnel::decrement_ttl(&mut packet) {
-            return shared.count(DropReason::TtlExceeded);
-        }
-        self.queue(packet);
-    }
-
-    /// Wraps once more, toward another hub.
-    fn pass_on(&self, mut packet: Packet, local: Ipv4Addr, hub: Ipv4Addr) {
-        let shared = &self.reader.shared;
-        if !tunnel::decrement_ttl(&mut packet) {
-            return shared.count(DropReason::TtlExceeded);
-        }
-        let id = shared.packet_id.fetch_add(1, Ordering::Relaxed);
-        let Some(header) = tunnel::outer_header(local, hub, &packet, id) else {
-            return shared.count(DropReason::Malformed);
-        };
-        let mut wrapped = bytes::BytesMut::with_capacity(tunnel::HEADER_LEN + packet.len());
-        wrapped.extend_from_slice(&header);
-        wrapped.extend_from_slice(&packet);
-        shared.passed_on.fetch_add(1, Ordering::Relaxed);
-        self.queue(Packet::from_bytes(wrapped));
-    }
-
-    fn queue(&self, packet: Packet) {
-        let shared = &self.reader.shared;
-        let Ok(packet) = packet.try_into_ip() else { return shared.count(DropReason::Malformed) };
-        match self.relay.try_send(packet) {
-            Ok(()) => drop(shared.relayed.fetch_add(1, Ordering::Relaxed)),
-            Err(_) => shared.count(DropReason::QueueFull),
-        }
-    }
-}
-
-/// From the TUN device, or from a peer that is relayed, to WireGuard. The second WireGuard has no TUN device: the
-/// first one's task hands it its packets in the way of relayed ones.
-struct FromTun {
-    tun: Option<Arc<AsyncDevice>>,
-    relay: mpsc::Receiver<Packet<Ip>>,
-    ready: Vec<Packet<Ip>>,
-    reader: Reader,
-    mtu: watch::Receiver<u16>,
-}
-
-impl FromTun {
-    /// Takes the packet that lies in `buffer` behind room for an outer header.
-    fn take(&mut self, mut buffer: Packet, len: usize) {
-        self.reader.refresh();
-        let end = tunnel::HEADER_LEN + len;
-        let inner = &buffer[tunnel::HEADER_LEN..end];
-        let shared = &self.reader.shared;
-        let line = match self.reader.table.outgoing(inner) {
-            Outgoing::Wrap(local, owner, line) => {
-                let id = shared.packet_id.fetch_add(1, Ordering::Relaxed);
-                let Some(header) = tunnel::outer_header(local, owner, inner, id) else {
-                    return shared.count(DropReason::Malformed);
-                };
-                buffer[..tunnel::HEADER_LEN].copy_from_slice(&header);
-                buffer.truncate(end);
-                line
-            }
-            Outgoing::Plain(line) => {
-                buffer.truncate(end);
-                drop(buffer.buf_mut().split_to(tunnel::HEADER_LEN));
-                line
-            }
-            Outgoing::Drop(reason) => return shared.count(reason),
-        };
-        let Ok(packet) = buffer.try_into_ip() else { return };
-        match (line, &self.reader.second) {
-            (Line::First, _) => self.ready.push(packet),
-            (Line::Second, Some(second)) => {
-                if second.try_send(packet).is_err() {
-                    shared.count(DropReason::QueueFull);
-                }
-            }
-            (Line::Second, None) => shared.count(DropReason::NoPeer),
-        }
-    }
-}
-
-impl IpRecv for FromTun {
-    async fn recv<'a>(
-        &'a mut self,
-        pool: &mut PacketBufPool,
-    ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        while self.ready.is_empty() {
-            let mut buffer = pool.get();
-            tokio::select! {
-                read = received(self.tun.as_deref(), &mut buffer[tunnel::HEADER_LEN..]) => match read {
-                    Ok(len) => self.take(buffer, len),
-                    // The device is gone: the reconciler makes a new one with a new tunnel.
-                    Err(error) if is_fatal(&error) => return Err(error),
-                    Err(_) => continue,
-                },
-                count = self.relay.recv_many(&mut self.ready, BATCH) => {
-                    if count == 0 {
-                        return Err(io::ErrorKind::BrokenPipe.into());
-                    }
-                    break;
-                }
-            }
-            while let Some(tun) = self.tun.as_deref().filter(|_| self.ready.len() < BATCH) {
-                let mut buffer = pool.get();
-                // The device is non-blocking: this reads what is already queued.
-                let Ok(len) = tun.recv_now(&mut buffer[tunnel::HEADER_LEN..]) else { break };
-                self.take(buffer, len);
-            }
-        }
-        Ok(self.ready.drain(..))
-    }
-
-    fn mtu(&self) -> MtuWatcher {
-        self.mtu.clone().into()
-    }
-}
-
-/// The next packet of the TUN device; without one there never is any.
-async fn received(tun: Option<&AsyncDevice>, buffer: &mut [u8]) -> io::Result<usize> {
-    match tun {
-        Some(tun) => tun.recv(buffer).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Reads without waiting.
-trait RecvNow {
-    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize>;
-}
-
-impl RecvNow for AsyncDevice {
-    fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let device: &gotatun::tun::tun::Device = self;
-        device.recv(buffer)
-    }
-}
-
-fn is_fatal(error: &io::Error) -> bool {
-    const EBADF: i32 = 9;
-    const ENODEV: i32 = 19;
-    const EBADFD: i32 = 77;
-    matches!(error.raw_os_error(), Some(EBADF | ENODEV | EBADFD))
-}
-
-/// How long a port may stay taken by the tunnel that has just ended.
-const RELEASED_WITHIN: Duration = Duration::from_millis(200);
-
-/// UDP sockets whose outer packets may be fragmented: what is too large for the path arrives in pieces instead of
-/// not at all (the kernel's WireGuard does the same).
-struct Factory(UdpSocketFactory);
-
-impl UdpTransportFactory for Factory {
-    type Send = UdpSocket;
-    type Recv = UdpSocket;
-
-    async fn bind(&mut self, params: &UdpTransportFactoryParams) -> io::Result<(UdpSocket, UdpSocket)> {
-        use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-        let end = Instant::now() + RELEASED_WITHIN;
-        let (send, recv) = loop {
-            match self.0.bind(params).await {
-                // The tunnel before this one had the port; its last task is just ending.
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                bound => break bound?,
-            }
-        };
-        sockopt::set_ip_mtu_discover(send.socket(), Ipv4PathMtuDiscovery::DONT)?;
-        if send.local_addr()?.is_ipv6() {
-            sockopt::set_ipv6_mtu_discover(send.socket(), Ipv6PathMtuDiscovery::DONT)?;
-        }
-        // Larger buffers need CAP_NET_ADMIN; without it the limit of the host stands.
-        let _ = sockopt::set_socket_recv_buffer_size_force(send.socket(), SOCKET_BUFFER);
-        let _ = sockopt::set_socket_send_buffer_size_force(send.socket(), SOCKET_BUFFER);
-        Ok((send, recv))
-    }
+/// How soon an unanswered handshake is repeated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// After a second: it may be one of many that call a hub which was restarted.
+    Even,
+    /// At once, nearly: packets wait for it.
+    Quick,
 }
 
 /// Timers that find a restarted peer within two seconds instead of fifteen. A receiver answers within a second
 /// (WireGuard: ten), a sender that hears nothing for two asks for a new handshake (fifteen), and an unanswered
 /// handshake is repeated after one (five). Wire format and key life are as they must be.
-fn timers() -> TimerParams {
+fn timers(pace: Pace) -> TimerParams {
     let ms = Duration::from_millis;
     TimerParams {
         keepalive_timeout: ms(900)..=ms(900),
         new_handshake_timeout: ms(2_000)..=ms(2_300),
-        rekey_timeout: ms(1_000)..=ms(1_250),
+        rekey_timeout: if pace == Pace::Quick { ms(200)..=ms(200) } else { ms(1_000)..=ms(1_250) },
         ..TimerParams::default()
     }
 }
@@ -368,7 +88,11 @@ pub(crate) struct Userspace {
 #[derive(Default)]
 struct Side {
     peers: BTreeMap<PublicKey, WireguardPeer>,
+    /// Those of them that have fresh keys.
+    heirs: Arc<Heirs>,
     tunnel: Option<Running>,
+    /// The tunnel before it, which hears until then what is on its way to it.
+    fading: Option<(Running, Instant)>,
     mtu: u16,
     /// What was last read of the peers, with what they were told since.
     seen: BTreeMap<PublicKey, PeerStatus>,
@@ -391,28 +115,70 @@ impl Side {
         };
         self.seen.values().map(aged).collect()
     }
+
+    /// Takes note of who has called with a fresh key, and lets go a tunnel that has faded.
+    async fn settle(&mut self) {
+        for (fresh, former) in self.heirs.succeeded() {
+            if let Some(peer) = self.peers.remove(&former) {
+                let known = WireguardPeer { endpoint: None, ..peer };
+                self.seen.insert(fresh, PeerStatus::told(fresh, &known));
+                self.peers.insert(fresh, known);
+            }
+            self.seen.remove(&former);
+            self.read = None;
+        }
+        if self.fading.as_ref().is_some_and(|(_, until)| *until <= Instant::now()) {
+            self.end_fading().await;
+        }
+    }
+
+    async fn end_fading(&mut self) {
+        if let Some((faded, _)) = self.fading.take() {
+            self.tunnel.iter().for_each(|tunnel| tunnel.wire.alone());
+            faded.stop().await;
+        }
+    }
 }
 
 struct Running {
     device: Arc<Device<Transports>>,
+    wire: Arc<Wire>,
     private_key: PrivateKey,
     listen_port: u16,
+    /// Whether its peers' first handshakes are repeated quickly.
+    quick: bool,
     /// Handshakes under way that were asked for at once instead of at the first packet.
     handshakes: JoinSet<()>,
 }
 
 impl Running {
-    /// Asks for a handshake now if the peer's place is known; an active session makes this a no-op.
+    /// Asks for a handshake now if the peer's place is known; an active session makes this a no-op. The first one lets
+    /// the packets of a tunnel go that waited for it.
     fn shake_hands(&mut self, key: PublicKey, peer: &WireguardPeer) {
         if peer.endpoint.is_none() {
             return;
         }
         while self.handshakes.try_join_next().is_some() {}
-        let device = self.device.clone();
+        let (device, wire, quick) = (self.device.clone(), self.wire.clone(), self.quick);
         let key = x25519::PublicKey::from(key.0);
         self.handshakes.spawn(async move {
             // gotatun repeats the initiation by itself; this only bounds the wait for its end.
             let _ = tokio::time::timeout(HANDSHAKE_WAIT, device.force_handshake(&key)).await;
+            wire.carry();
+            if quick {
+                let even = |peer: &mut PeerMut| peer.dangerously_set_timer_params(Some(timers(Pace::Even)));
+                // A peer that is gone has no timers.
+                let _ = device.write(async |device| device.modify_peer(&key, even).await).await;
+            }
+        });
+    }
+
+    /// The first handshake may fail, and be somebody else's.
+    fn carry_in_any_case(&mut self) {
+        let wire = self.wire.clone();
+        self.handshakes.spawn(async move {
+            tokio::time::sleep(FIRST_HANDSHAKE).await;
+            wire.carry();
         });
     }
 
@@ -424,8 +190,9 @@ impl Running {
     }
 }
 
-fn build_peer(key: PublicKey, peer: &WireguardPeer) -> Peer {
-    let mut built = Peer::new(x25519::PublicKey::from(key.0)).dangerously_with_timer_params(timers());
+/// A peer as gotatun has it.
+pub(crate) fn build_peer(key: PublicKey, peer: &WireguardPeer, pace: Pace) -> Peer {
+    let mut built = Peer::new(x25519::PublicKey::from(key.0)).dangerously_with_timer_params(timers(pace));
     built.endpoint = peer.endpoint;
     // The prefix type is of a crate that gotatun does not re-export; its text form is.
     built.allowed_ips = peer.allowed_ips.iter().filter_map(|net| net.to_string().parse().ok()).collect();
@@ -482,35 +249,59 @@ impl Userspace {
             (0, Some(running)) => running.listen_port,
             (port, _) => port,
         };
-        self.stop_line(line).await;
-        self.start(line, &plan::Device { listen_port, ..device.clone() }).await
+        let wanted = plan::Device { listen_port, ..device.clone() };
+        let side = self.side_mut(line);
+        side.end_fading().await;
+        match side.tunnel.take() {
+            Some(former) if former.listen_port == listen_port => self.take_over(line, former, &wanted).await,
+            former => {
+                self.put_back(line, former).await;
+                self.start(line, &wanted, None).await
+            }
+        }
     }
 
-    async fn start(&mut self, line: Line, wanted: &plan::Device) -> io::Result<()> {
-        let (relay_in, relay_out) = mpsc::channel(RELAY_QUEUE);
-        if line == Line::Second {
-            self.shared.lead_to_second(Some(relay_in.clone()));
+    /// Ends a tunnel that is not taken over.
+    async fn put_back(&mut self, line: Line, former: Option<Running>) {
+        self.side_mut(line).tunnel = former;
+        self.stop_line(line).await;
+    }
+
+    /// A tunnel with another key in the place of `former`: nothing that either of them is sent is lost.
+    async fn take_over(&mut self, line: Line, former: Running, wanted: &plan::Device) -> io::Result<()> {
+        let started = self.start(line, wanted, Some(&former)).await;
+        match started {
+            Ok(()) => self.side_mut(line).fading = Some((former, Instant::now() + FADES)),
+            Err(_) => self.put_back(line, Some(former)).await,
         }
-        let to_tun =
-            ToTun { tun: self.tun.clone(), relay: relay_in, reader: Reader::new(self.shared.clone()) };
-        let from_tun = FromTun {
-            tun: (line == Line::First).then(|| self.tun.clone()),
-            relay: relay_out,
-            ready: Vec::with_capacity(BATCH),
-            reader: Reader::new(self.shared.clone()),
-            mtu: self.mtu.subscribe(),
-        };
+        started
+    }
+
+    async fn start(&mut self, line: Line, wanted: &plan::Device, former: Option<&Running>) -> io::Result<()> {
+        let heirs = self.side(line).heirs.clone();
+        let wire = Wire::new(heirs.clone(), self.shared.clone(), former.map(|former| &*former.wire));
+        let (mtu, reads) = (self.mtu.subscribe(), line == Line::First);
+        let (to_tun, from_tun, relay) =
+            packets::ends(self.tun.clone(), reads, &self.shared, mtu, wire.turn());
+        if line == Line::Second {
+            self.shared.lead_to_second(Some(relay));
+        }
+        let pace = if former.is_some() { Pace::Quick } else { Pace::Even };
+        if let Some(former) = former {
+            former.wire.fade().await;
+        }
         let key = x25519::StaticSecret::from(*wanted.private_key.expose());
         let device = DeviceBuilder::new()
-            .with_udp(Factory(UdpSocketFactory::default()))
+            .with_udp(Factory(wire.clone()))
             .with_ip_pair(to_tun, from_tun)
-            .with_private_key(key.clone())
+            .with_private_key(key)
             .with_listen_port(wanted.listen_port)
-            .with_peers(self.side(line).peers.iter().map(|(key, peer)| build_peer(*key, peer)))
+            .with_peers(self.side(line).peers.iter().map(|(key, peer)| build_peer(*key, peer, pace)))
             .build()
             .await
             .map_err(io::Error::other)?;
         let device = Arc::new(device);
+        heirs.begin(&device, &wanted.private_key);
         if self.side(line).peers.is_empty() {
             // Without peers gotatun opens no socket, and adding the first peer later would open none either; a
             // change to the whole list of peers, even from none to none, does.
@@ -518,10 +309,12 @@ impl Userspace {
         }
         let listen_port = device.read(async |d| d.listen_port()).await;
         let private_key = wanted.private_key.clone();
-        let mut running = Running { device, private_key, listen_port, handshakes: JoinSet::new() };
+        let (quick, handshakes) = (former.is_some(), JoinSet::new());
+        let mut running = Running { device, wire, private_key, listen_port, quick, handshakes };
         for (key, peer) in &self.side(line).peers {
             running.shake_hands(*key, peer);
         }
+        running.carry_in_any_case();
         let side = self.side_mut(line);
         side.tunnel = Some(running);
         // A new tunnel knows nothing of what the one before it had learned.
@@ -537,11 +330,14 @@ impl Userspace {
         peer: &WireguardPeer,
     ) -> io::Result<()> {
         let side = self.side_mut(line);
+        side.settle().await;
+        // Who was awaited has its place now.
+        side.heirs.forget(key);
         side.peers.insert(key, peer.clone());
         let seen = side.seen.entry(key).or_insert_with(|| PeerStatus::told(key, peer));
         seen.endpoint = peer.endpoint.or(seen.endpoint);
         let Some(running) = &mut side.tunnel else { return Ok(()) };
-        let wanted = build_peer(key, peer);
+        let wanted = build_peer(key, peer, Pace::Even);
         let public = wanted.public_key;
         running
             .device
@@ -566,16 +362,46 @@ impl Userspace {
         Ok(())
     }
 
-    /// Removes one peer.
+    /// Lets a fresh key take the place of a former one when its owner calls with it.
+    pub(crate) async fn await_peer(
+        &mut self,
+        line: Line,
+        fresh: PublicKey,
+        former: PublicKey,
+    ) -> io::Result<()> {
+        let side = self.side_mut(line);
+        side.settle().await;
+        let (Some(peer), Some(running)) = (side.peers.get(&former), &side.tunnel) else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "there is no peer with the former key"));
+        };
+        let (heirs, allowed_ips) = (&side.heirs, peer.allowed_ips.clone());
+        let heir = build_peer(fresh, &WireguardPeer::default(), Pace::Even);
+        let added = running.device.write(async |device| {
+            device.add_peer(heir);
+            heirs.wait(fresh, former, allowed_ips);
+        });
+        added.await.map_err(io::Error::other)
+    }
+
+    /// Removes one peer, or one that is awaited.
     pub(crate) async fn remove_peer(&mut self, line: Line, key: PublicKey) -> io::Result<()> {
         let side = self.side_mut(line);
+        side.settle().await;
         side.peers.remove(&key);
         side.seen.remove(&key);
-        if let Some(running) = &side.tunnel {
-            let key = x25519::PublicKey::from(key.0);
-            running.device.remove_peer(&key).await.map_err(io::Error::other)?;
-        }
-        Ok(())
+        let Some(running) = &side.tunnel else { return Ok(()) };
+        let heirs = &side.heirs;
+        let removed = running.device.write(async |device| {
+            for key in heirs.forget(key).into_iter().chain([key]) {
+                device.remove_peer(&x25519::PublicKey::from(key.0)).await;
+            }
+        });
+        removed.await.map_err(io::Error::other)
+    }
+
+    /// Those who are awaited, by fresh key, each with the former one.
+    pub(crate) fn former_keys(&self, line: Line) -> BTreeMap<PublicKey, Vec<PublicKey>> {
+        self.side(line).heirs.former_keys()
     }
 
     /// Stops the tunnels and waits until their tasks have let go of the TUN device.
@@ -589,7 +415,9 @@ impl Userspace {
         if line == Line::Second {
             self.shared.lead_to_second(None);
         }
-        if let Some(running) = self.side_mut(line).tunnel.take() {
+        let side = self.side_mut(line);
+        side.end_fading().await;
+        if let Some(running) = side.tunnel.take() {
             running.stop().await;
         }
     }
@@ -615,6 +443,7 @@ impl Userspace {
     /// each peer: a thousand take milliseconds, and each machine that enrolls would cost that twice.)
     pub(crate) async fn status(&mut self, line: Line, afresh: bool) -> Vec<PeerStatus> {
         let side = self.side_mut(line);
+        side.settle().await;
         let Some(running) = &side.tunnel else { return Vec::new() };
         if !afresh && side.fresh() {
             return side.statuses();
@@ -627,7 +456,9 @@ impl Userspace {
             rx_bytes: s.stats.rx_bytes as u64,
             tx_bytes: s.stats.tx_bytes as u64,
         };
-        side.seen = stats.into_iter().map(status).map(|s| (s.key, s)).collect();
+        // Who is awaited is no peer yet.
+        let told = |s: &PeerStatus| side.peers.contains_key(&s.key);
+        side.seen = stats.into_iter().map(status).filter(told).map(|s| (s.key, s)).collect();
         side.read = Some(Instant::now());
         side.statuses()
     }

@@ -123,7 +123,21 @@ impl GenericNetlink {
         if device.listen_port != 0 && seen.listen_port != device.listen_port {
             attributes.push(WireguardAttribute::ListenPort(device.listen_port));
         }
-        if attributes.len() > 1 { self.set(attributes) } else { Ok(()) }
+        let fresh_key = seen.private_key.is_some_and(|key| key != device.private_key);
+        if attributes.len() > 1 {
+            self.set(attributes)?;
+        }
+        // What is sent waits for the handshake from here on. A keepalive that is turned on again begins it at once.
+        for (key, peer) in seen.peers.into_iter().filter(|(_, peer)| fresh_key && peer.keepalive_secs > 0) {
+            for keepalive_secs in [0, peer.keepalive_secs] {
+                self.set_peer(
+                    interface,
+                    key,
+                    &WireguardPeer { keepalive_secs, endpoint: None, ..peer.clone() },
+                )?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds or corrects one peer of `interface`; its sessions go on.
@@ -133,35 +147,34 @@ impl GenericNetlink {
         key: PublicKey,
         peer: &WireguardPeer,
     ) -> io::Result<()> {
-        let mut attributes = vec![
-            WireguardPeerAttribute::PublicKey(key.0),
-            WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
-            WireguardPeerAttribute::PersistentKeepalive(peer.keepalive_secs),
-        ];
-        attributes.extend(peer.endpoint.map(WireguardPeerAttribute::Endpoint));
-        let allowed = peer.allowed_ips.iter().map(|net| {
-            WireguardAllowedIp(vec![
-                WireguardAllowedIpAttr::Family(WireguardAddressFamily::Ipv4),
-                WireguardAllowedIpAttr::IpAddr(net.network().into()),
-                WireguardAllowedIpAttr::Cidr(net.prefix_len()),
-            ])
-        });
-        attributes.push(WireguardPeerAttribute::AllowedIps(allowed.collect()));
-        self.set_peers(interface, attributes)
+        self.set_peers(interface, vec![attributes(key, peer)])
+    }
+
+    /// Gives the prefixes of one peer to the one that takes its place, removes the first, and calls the other where it was
+    /// heard.
+    pub(crate) fn succeed(
+        &mut self,
+        interface: &str,
+        (fresh, from): (PublicKey, std::net::SocketAddr),
+        former: PublicKey,
+        peer: &WireguardPeer,
+    ) -> io::Result<()> {
+        let heir = |keepalive_secs| {
+            attributes(fresh, &WireguardPeer { endpoint: Some(from), keepalive_secs, ..peer.clone() })
+        };
+        // A keepalive that is turned on is sent at once, and begins a handshake; but not by a peer that has answered one
+        // within five seconds, and so it is a new one.
+        self.set_peers(interface, vec![removal(fresh), heir(1), removal(former)])?;
+        self.set_peers(interface, vec![heir(peer.keepalive_secs)])
     }
 
     /// Removes one peer of `interface`.
     pub(crate) fn remove_peer(&mut self, interface: &str, key: PublicKey) -> io::Result<()> {
-        let flags = WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly;
-        self.set_peers(
-            interface,
-            vec![WireguardPeerAttribute::PublicKey(key.0), WireguardPeerAttribute::Flags(flags)],
-        )
+        self.set_peers(interface, vec![removal(key)])
     }
 
-    fn set_peers(&mut self, interface: &str, peer: Vec<WireguardPeerAttribute>) -> io::Result<()> {
-        let peers = WireguardAttribute::Peers(vec![NetlinkPeer(peer)]);
-        self.set(vec![WireguardAttribute::IfName(interface.into()), peers])
+    fn set_peers(&mut self, interface: &str, peers: Vec<NetlinkPeer>) -> io::Result<()> {
+        self.set(vec![WireguardAttribute::IfName(interface.into()), WireguardAttribute::Peers(peers)])
     }
 
     /// Reads `interface` with its peers.
@@ -183,7 +196,37 @@ impl GenericNetlink {
     }
 }
 
+/// A peer as it must be, without any other prefix.
+fn attributes(key: PublicKey, peer: &WireguardPeer) -> NetlinkPeer {
+    let mut attributes = vec![
+        WireguardPeerAttribute::PublicKey(key.0),
+        WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
+        WireguardPeerAttribute::PersistentKeepalive(peer.keepalive_secs),
+    ];
+    attributes.extend(peer.endpoint.map(WireguardPeerAttribute::Endpoint));
+    let allowed = peer.allowed_ips.iter().map(|net| {
+        WireguardAllowedIp(vec![
+            WireguardAllowedIpAttr::Family(WireguardAddressFamily::Ipv4),
+            WireguardAllowedIpAttr::IpAddr(net.network().into()),
+            WireguardAllowedIpAttr::Cidr(net.prefix_len()),
+        ])
+    });
+    attributes.push(WireguardPeerAttribute::AllowedIps(allowed.collect()));
+    NetlinkPeer(attributes)
+}
+
+fn removal(key: PublicKey) -> NetlinkPeer {
+    let flags = WireguardPeerFlags::RemoveMe | WireguardPeerFlags::UpdateOnly;
+    NetlinkPeer(vec![WireguardPeerAttribute::PublicKey(key.0), WireguardPeerAttribute::Flags(flags)])
+}
+
 impl KernelWireguard {
+    /// As if it were not there.
+    pub(crate) fn forget(&mut self, key: PublicKey) {
+        self.peers.remove(&key);
+        self.status.retain(|status| status.key != key);
+    }
+
     /// Takes one peer of a dump; a peer with many AllowedIPs is continued in the next message.
     fn add(&mut self, peer: NetlinkPeer) {
         let key = peer.iter().find_map(|attribute| match attribute {

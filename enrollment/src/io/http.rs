@@ -7,7 +7,7 @@ use super::keys::NodeKeys;
 use super::store::{Granted, Registry};
 use crate::admit::{Door, Origin};
 use crate::challenge::{Challenges, VALID_SECS};
-use crate::identity::{LeafName, WireguardKey};
+use crate::identity::WireguardKey;
 use crate::rate::Rates;
 use crate::reason::{ReasonCode, Refusal, Side};
 use crate::wire::{
@@ -39,9 +39,6 @@ pub type Underlay =
 /// Tells what the speaker rejects of the leaf with this overlay address.
 pub type Rejected =
     Arc<dyn Fn(Ipv4Addr) -> Pin<Box<dyn Future<Output = RejectedAnswer> + Send>> + Send + Sync>;
-
-/// Hears of the WireGuard key that a leaf has just proved to have, before the leaf is answered.
-pub type Proved = Arc<dyn Fn(&LeafName, WireguardKey) + Send + Sync>;
 
 /// How long the service waits for [`Applied`] and for [`Rejected`].
 const APPLIED_WAIT: Duration = Duration::from_secs(1);
@@ -83,7 +80,6 @@ struct Inner {
     applied: Applied,
     underlay: Underlay,
     rejected: OnceLock<Rejected>,
-    proved: OnceLock<Proved>,
     started: Instant,
     challenges: Mutex<Challenges>,
     rates: Mutex<Rates>,
@@ -134,18 +130,12 @@ impl Service {
             applied,
             underlay,
             rejected: OnceLock::new(),
-            proved: OnceLock::new(),
         }))
     }
 
     /// From now on leaves are told what is rejected of them; without this it is nothing. The first call counts.
     pub fn tell_rejected(&self, rejected: Rejected) {
         let _ = self.0.rejected.set(rejected);
-    }
-
-    /// From now on `proved` hears of each granted request that proves its leaf's present keys. The first call counts.
-    pub fn tell_proved(&self, proved: Proved) {
-        let _ = self.0.proved.set(proved);
     }
 
     /// How often each code was given since the start, for the metrics; only codes of the hub.
@@ -304,25 +294,27 @@ impl Service {
         let envelope: Envelope = serde_json::from_slice(body).map_err(|e| wire::malformed(&e))?;
         let challenge = challenge_of(op, &envelope)?;
         lock(&self.0.challenges).take(&challenge, source, self.0.started.elapsed().as_secs())?;
-        let before = if op == Operation::Enroll { self.own_key(source) } else { None };
-        let Granted { admission, changed, proved } = match op {
+        let Granted { admission, changed } = match op {
             Operation::Enroll => {
                 let underlay = self.underlay(from).await;
                 self.0.registry.enroll(envelope, Origin { source, underlay, door }).await?
             }
             _ => self.0.registry.leaf_request(op, envelope, source).await?,
         };
-        if let Some(tell) = self.0.proved.get().filter(|_| proved) {
-            tell(&admission.leaf, admission.wireguard_key);
-        }
-        // A leaf that takes fresh keys or leaves must hear the answer while its old tunnel is there.
-        let fresh = before.is_some_and(|key| key != admission.wireguard_key);
-        let waits = !fresh && !matches!(op, Operation::Renew | Operation::Rotate | Operation::Leave);
-        if let Some(generation) = changed.filter(|_| waits) {
+        // A leaf that leaves must hear the answer while its tunnel is there. One that takes fresh keys changes when it has
+        // heard the answer, and the hub must be ready for that; so must another hub, which it asks for its topology.
+        let waits = match op {
+            Operation::Renew | Operation::Leave => None,
+            Operation::Topology => Some(self.0.registry.snapshot().generation),
+            _ => changed,
+        };
+        if let Some(generation) = changed.filter(|_| waits.is_some()) {
             tracing::info!(leaf = %admission.leaf, op = op.path(), generation, "admission changed");
-            if tokio::time::timeout(APPLIED_WAIT, (self.0.applied)(generation)).await.is_err() {
-                tracing::warn!(generation, "answered before the dataplane had this generation");
-            }
+        }
+        if let Some(generation) = waits
+            && tokio::time::timeout(APPLIED_WAIT, (self.0.applied)(generation)).await.is_err()
+        {
+            tracing::warn!(generation, "answered before the dataplane had this generation");
         }
         Ok(admission)
     }

@@ -88,8 +88,6 @@ pub struct Granted {
     pub admission: Admission,
     /// The generation that the change made; `None` if nothing changed.
     pub changed: Option<u64>,
-    /// Whether who asked has proved the leaf's present keys, and not former ones.
-    pub proved: bool,
 }
 
 pub(super) struct Owner {
@@ -266,12 +264,8 @@ impl Registry {
         source: IpAddr,
     ) -> Result<Granted, Refusal> {
         self.change(move |owner| {
-            let now = (owner.clock)();
             let judge = |state: &State, now| admit::leaf_request(state, op, &envelope, source, now);
-            let mut granted = owner.decide(None, op, judge)?;
-            let leaf = &granted.admission.leaf;
-            granted.proved = admit::proves_present_keys(&owner.state, leaf, op, &envelope, now);
-            Ok(granted)
+            owner.decide(None, op, judge)
         })
         .await
     }
@@ -512,7 +506,7 @@ impl Owner {
         }
         let admission = self.state.admission(&decision.leaf, now);
         let admission = admission.ok_or_else(|| Refusal::of(ReasonCode::LeafUnknown))?;
-        Ok(Granted { admission, changed, proved: true })
+        Ok(Granted { admission, changed })
     }
 
     /// Merges and writes; it is durable and published when the batch ends, which is before anybody is answered.

@@ -79,6 +79,7 @@ fn wished(admission: &Admission, private_key: PrivateKey) -> Option<Wished> {
         addresses: BTreeSet::from([admission.overlay.into()]),
         mtu: mtus.wireguard,
         peers: BTreeMap::from([(PublicKey(hub.wireguard_key.0), peer)]),
+        former_keys: BTreeMap::new(),
     };
     Some(Wished {
         wireguard: Some(wireguard),
