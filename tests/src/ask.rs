@@ -157,18 +157,40 @@ impl Guest {
         let open = std::fs::OpenOptions::new().create(true).append(true).open(log);
         let (out, err) = open.and_then(|log| Ok((log.try_clone()?, log))).map_err(|error| failed(&error))?;
         let mut command = tokio::process::Command::new(&all[0]);
-        command.args(&all[1..]).stdin(std::process::Stdio::null()).stdout(out).stderr(err).kill_on_drop(true);
+        command.args(&all[1..]).stdin(std::process::Stdio::null()).stdout(out).stderr(err).process_group(0);
         command.spawn().map(Guest).map_err(|error| failed(&error))
+    }
+
+    /// Ends it with all that it started; one that has been collected has no number any more.
+    fn kill(&self) {
+        if let Some(group) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), nix::sys::signal::SIGKILL);
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(mut self, limit: Duration) -> Result<(), String> {
+        match tokio::time::timeout(limit, self.0.wait()).await {
+            Ok(status) => status.map(drop).map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the program in the node's place does not end within {limit:?}")),
+        }
     }
 
     /// Kills it and waits until nothing of it is left: a daemon that is started beside one that is still dying finds its
     /// socket answered, and ends. An error when it had ended by itself.
     pub async fn end(mut self) -> Result<(), String> {
         let by_itself = self.0.try_wait().map_err(|error| error.to_string())?;
-        self.0.kill().await.map_err(|error| error.to_string())?;
+        self.kill();
+        self.0.wait().await.map_err(|error| error.to_string())?;
         by_itself.map_or(Ok(()), |status| {
             Err(format!("the program in the node's place ended by itself: {status}"))
         })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

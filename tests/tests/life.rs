@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use fabric_tests::Check;
 use fabric_tests::ask::{
-    eventually, exec, json, kernel_clients, leaf, note, now_secs, ping, routerctl, site, start, stop, words,
+    Guest, eventually, exec, json, kernel_clients, leaf, note, now_secs, ping, routerctl, site, start, stop,
+    words,
 };
 use fabric_tests::flow::{flow, invited, replace_in_place, rotate, unnoticed};
 use fabric_tests::harness::{Fabric, case, main as run};
@@ -322,7 +323,7 @@ struct Stranger {
     root: String,
     /// By how much its clock is off, as faketime has it: `+365d`.
     clock: Option<&'static str>,
-    running: tokio::task::JoinHandle<Result<lab::Output, lab::LabError>>,
+    running: Guest,
 }
 
 impl Stranger {
@@ -336,20 +337,14 @@ impl Stranger {
     }
 
     /// Starts the daemon, and ends when it listens.
-    async fn daemon(
-        f: &Arc<Fabric>,
-        root: &str,
-        clock: Option<&str>,
-    ) -> Result<tokio::task::JoinHandle<Result<lab::Output, lab::LabError>>, String> {
+    async fn daemon(f: &Arc<Fabric>, root: &str, clock: Option<&str>) -> Result<Guest, String> {
         let daemon = format!("{} --root {root}", f.lab.bin("fabric-leaf").display());
         let daemon = match clock {
             // The wall clock alone is off, as it is on a machine without a battery; timers go by the monotonic one.
             Some(clock) => words(&format!("env DONT_FAKE_MONOTONIC=1 faketime -f {clock} {daemon}")),
             None => words(&daemon),
         };
-        let lab = f.lab.clone();
-        let running =
-            tokio::spawn(async move { lab.exec("pve-leaf", &daemon, Duration::from_secs(120)).await });
+        let running = Guest::start(&f.lab, "pve-leaf", &daemon)?;
         let socket = PathBuf::from(root).join("run/fabric/leaf.sock");
         let there =
             || async { tokio::net::UnixStream::connect(&socket).await.map(drop).map_err(|e| e.to_string()) };
@@ -389,12 +384,7 @@ impl Stranger {
         let file = PathBuf::from(&self.root).join("run/fabric/fabric-leaf.pid");
         let pid = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         exec(&self.f.lab, "pve-leaf", &format!("kill -TERM {}", pid.trim())).await?;
-        let ended = tokio::time::timeout(LIMIT, self.running).await;
-        ended
-            .map_err(|_| "the stranger's daemon does not end".to_string())?
-            .map_err(|e| e.to_string())?
-            .map_err(|e| e.to_string())?;
-        Ok(())
+        self.running.ended(LIMIT).await
     }
 }
 
