@@ -236,7 +236,7 @@ resource! {
         /// The prefix of the nodes' own addresses. The first host is the hub; the last /24 is the foyer. On a hub that joined another, the fabric's unless it stands here.
         overlay_prefix: Ipv4Net = "overlayPrefix", OVERLAY,
             Fallback::Fabric(|| Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 20), |fabric| fabric.overlay_prefix);
-        /// Where leaves reach the hub's WireGuard; written into each invite, the first one first.
+        /// Where leaves reach the hub's WireGuard, by address or by a name that they look up; written into each invite as it stands here, the first one first.
         endpoints: Vec<Endpoint> = "endpoints", Many(1, ENDPOINT), Fallback::Required;
         /// How long an admission holds unless it is renewed, in seconds; at least twice `failStaticSecs`.
         lease_secs: u64 = "leaseSecs", Whole::<u64>::secs(10, 31_536_000), Fallback::Value(|| 86_400);

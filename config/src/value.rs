@@ -233,7 +233,7 @@ impl fmt::Debug for RegistryPlace {
 pub enum Endpoint {
     /// An address, used as it is.
     Address(SocketAddr),
-    /// A host name, resolved when an invite is made.
+    /// A host name, looked up by whoever calls the hub.
     Host {
         /// The DNS name.
         name: String,

@@ -6,6 +6,7 @@
 //! way to administer a node: the leaf-facing API of the hub (crate `enrollment`) has none of these words.
 //!
 //! Reading order: `paths`, `wire`, `client`, `server`. What both daemons derive alike is here too: `foyer`,
+//! `names` and `resolving`,
 //! `neighbors`, `speaker`, `explain`, `metrics`.
 
 pub mod admin;
@@ -16,8 +17,10 @@ pub mod foyer;
 pub mod metrics;
 pub mod mine;
 pub mod mrt_dump;
+pub mod names;
 pub mod neighbors;
 pub mod paths;
+pub mod resolving;
 pub mod secret;
 pub mod server;
 pub mod speaker;

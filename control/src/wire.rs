@@ -187,6 +187,9 @@ pub struct HubView {
     pub preferred: bool,
     /// Whether it was the one that answered the leaf last: the lease is from there.
     pub answered: bool,
+    /// Its names, and where they lead; none where it is reached by address.
+    #[serde(default)]
+    pub names: Vec<crate::names::NameView>,
 }
 
 /// How a hub's registry stands with the others'.

@@ -3,6 +3,7 @@
 //! Everything is signed by the speaker's Ed25519 key for the hub that is addressed; an answer is bound to the body of
 //! its request, which holds a fresh nonce.
 
+use crate::endpoint::Endpoint;
 use crate::identity::{InviteId, SigningKey, WireguardKey};
 use crate::log::{Checkpoint, Entry, FactText, Head};
 use crate::registry::HubRecord;
@@ -13,7 +14,7 @@ use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 /// Path of [`Pull`] on the hub's overlay address.
 pub const PULL_PATH: &str = "/v1/hubs/pull";
@@ -154,7 +155,7 @@ pub struct JoinRequest {
     /// Its signing key.
     pub signing_key: SigningKey,
     /// Where leaves and the other hub reach its WireGuard.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// What a hub that joined needs to know.

@@ -1,5 +1,6 @@
 //! The invite: one string that carries everything a leaf needs in order to join.
 
+use crate::endpoint::Endpoint;
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::reason::{ReasonCode, Refusal};
 use crate::signature::{MacKey, sha256};
@@ -20,6 +21,13 @@ pub const PREFIX_OF_SEVERAL: &str = "fabric2-";
 /// What the string of an invite with a door on the underlay starts with: the fields of the version before, with none
 /// or more further hubs, and the door behind them.
 pub const PREFIX_WITH_DOOR: &str = "fabric3-";
+
+/// What the string of an invite starts with in which a hub is reached by name: the fields of the version before, where
+/// an endpoint may be a name, and where a door of no endpoint is none.
+pub const PREFIX_WITH_NAMES: &str = "fabric4-";
+
+/// What an endpoint begins with, which says what follows.
+const ENDPOINT_NAME: u8 = 1;
 
 /// Further hubs that an invite names at most.
 const MAX_FURTHER_HUBS: usize = 3;
@@ -67,7 +75,7 @@ impl InviteSecret {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteHub {
     /// Where its WireGuard answers.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Endpoint>,
     /// Its WireGuard public key.
     pub wireguard_key: WireguardKey,
     /// The key that signs its answers; the leaf pins it.
@@ -96,7 +104,7 @@ impl fmt::Display for KeyPin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsDoor {
     /// Addresses and TCP ports, one at least.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Endpoint>,
     /// The server's key; no name and no authority counts.
     pub pin: KeyPin,
 }
@@ -109,7 +117,7 @@ pub struct Invite {
     /// Its one-time secret.
     pub secret: InviteSecret,
     /// Where the hub's WireGuard answers.
-    pub hub_endpoints: Vec<SocketAddr>,
+    pub hub_endpoints: Vec<Endpoint>,
     /// The hub's WireGuard public key.
     pub hub_wireguard_key: WireguardKey,
     /// The key that signs the hub's answers; the leaf pins it.
@@ -169,6 +177,13 @@ impl Invite {
         SocketAddr::from((self.foyer_hub, self.api_port))
     }
 
+    /// Whether a hub is reached by name.
+    fn has_names(&self) -> bool {
+        let further = self.further_hubs.iter().flat_map(|hub| &hub.endpoints);
+        let door = self.tls.iter().flat_map(|door| &door.endpoints);
+        self.hub_endpoints.iter().chain(further).chain(door).any(|endpoint| endpoint.name().is_some())
+    }
+
     /// The string: its prefix and base64url of the fields and 4 bytes of their SHA-256. An invite of one hub without a
     /// door on the underlay is written as `fabric1-`, which every leaf reads.
     pub fn encode(&self) -> Zeroizing<String> {
@@ -193,6 +208,7 @@ impl Invite {
         }
         let further = self.further_hubs.iter().take(MAX_FURTHER_HUBS);
         let prefix = match (&self.tls, further.len()) {
+            _ if self.has_names() => PREFIX_WITH_NAMES,
             (Some(_), _) => PREFIX_WITH_DOOR,
             (None, 0) => PREFIX,
             (None, _) => PREFIX_OF_SEVERAL,
@@ -208,6 +224,8 @@ impl Invite {
         if let Some(door) = &self.tls {
             put_endpoints(&mut out, &door.endpoints);
             out.extend_from_slice(&door.pin.0);
+        } else if prefix == PREFIX_WITH_NAMES {
+            put_endpoints(&mut out, &[]);
         }
         let sum = sha256(&out);
         out.extend_from_slice(&sum[..4]);
@@ -221,9 +239,9 @@ impl Invite {
         if text.len() > MAX_LENGTH {
             return Err(damaged("the string is far too long for an invite"));
         }
-        let prefixes = [PREFIX, PREFIX_OF_SEVERAL, PREFIX_WITH_DOOR];
+        let prefixes = [PREFIX, PREFIX_OF_SEVERAL, PREFIX_WITH_DOOR, PREFIX_WITH_NAMES];
         let found = prefixes.into_iter().find_map(|prefix| Some((prefix, text.strip_prefix(prefix)?)));
-        let why = "an invite starts with `fabric1-`, `fabric2-` or `fabric3-`";
+        let why = "an invite starts with `fabric1-`, `fabric2-`, `fabric3-` or `fabric4-`";
         let (prefix, body) = found.ok_or_else(|| damaged(why))?;
         let bytes = URL_SAFE_NO_PAD.decode(body).map(Zeroizing::new);
         let bytes = bytes.map_err(|_| damaged("the string has characters that no invite has, or is cut"))?;
@@ -239,10 +257,13 @@ impl Invite {
                 let least = usize::from(prefix == PREFIX_OF_SEVERAL);
                 invite.further_hubs = fields.further_hubs(least)?;
             }
-            if prefix == PREFIX_WITH_DOOR {
-                invite.tls = Some(fields.door()?);
+            match prefix {
+                PREFIX_WITH_DOOR => invite.tls = Some(fields.door()?),
+                PREFIX_WITH_NAMES if fields.0.first() == Some(&0) => drop(fields.byte()),
+                PREFIX_WITH_NAMES => invite.tls = Some(fields.door()?),
+                _ => {}
             }
-            Some(invite)
+            (invite.has_names() == (prefix == PREFIX_WITH_NAMES)).then_some(invite)
         });
         let invite = invite.ok_or_else(|| damaged("the fields are not those of an invite"))?;
         if fields.0.is_empty() { Ok(invite) } else { Err(damaged("there is more in it than an invite has")) }
@@ -254,17 +275,22 @@ fn put_net(out: &mut Vec<u8>, net: &Ipv4Net) {
     out.push(net.prefix_len());
 }
 
-fn put_endpoints(out: &mut Vec<u8>, endpoints: &[SocketAddr]) {
+fn put_endpoints(out: &mut Vec<u8>, endpoints: &[Endpoint]) {
     put_count(out, endpoints.len());
     for endpoint in endpoints.iter().take(255) {
-        match endpoint.ip() {
-            IpAddr::V4(ip) => {
-                out.push(4);
-                out.extend_from_slice(&ip.octets());
+        match endpoint {
+            Endpoint::Name(name, _) => {
+                out.push(ENDPOINT_NAME);
+                put_count(out, name.as_str().len());
+                out.extend_from_slice(name.as_str().as_bytes());
             }
-            IpAddr::V6(ip) => {
+            Endpoint::Address(SocketAddr::V4(at)) => {
+                out.push(4);
+                out.extend_from_slice(&at.ip().octets());
+            }
+            Endpoint::Address(SocketAddr::V6(at)) => {
                 out.push(6);
-                out.extend_from_slice(&ip.octets());
+                out.extend_from_slice(&at.ip().octets());
             }
         }
         out.extend_from_slice(&endpoint.port().to_be_bytes());
@@ -295,20 +321,28 @@ impl Fields<'_> {
         (net.network() == address).then_some(net)
     }
 
-    fn endpoint(&mut self) -> Option<SocketAddr> {
+    fn endpoint(&mut self) -> Option<Endpoint> {
         let ip = match self.byte()? {
+            ENDPOINT_NAME => {
+                let name = self.text()?.parse().ok()?;
+                return Some(Endpoint::Name(name, u16::from_be_bytes(self.take()?)));
+            }
             4 => IpAddr::from(self.take::<4>()?),
             6 => IpAddr::from(self.take::<16>()?),
             _ => return None,
         };
-        Some(SocketAddr::new(ip, u16::from_be_bytes(self.take()?)))
+        Some(SocketAddr::new(ip, u16::from_be_bytes(self.take()?)).into())
+    }
+
+    fn text(&mut self) -> Option<&str> {
+        let length = usize::from(self.byte()?);
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
     }
 
     fn name(&mut self) -> Option<LeafName> {
-        let length = usize::from(self.byte()?);
-        let (name, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        std::str::from_utf8(name).ok()?.parse().ok()
+        self.text()?.parse().ok()
     }
 
     fn invite(&mut self) -> Option<Invite> {
@@ -332,7 +366,7 @@ impl Fields<'_> {
         })
     }
 
-    fn endpoints(&mut self) -> Option<Vec<SocketAddr>> {
+    fn endpoints(&mut self) -> Option<Vec<Endpoint>> {
         (0..self.byte()?).map(|_| self.endpoint()).collect()
     }
 
@@ -425,6 +459,29 @@ mod tests {
         assert!(Invite::decode(&sample().encode().replacen('1', "2", 1)).is_err());
     }
 
+    /// Hubs and a door that have names are written with them, each in turn, and no version before reads that.
+    #[test]
+    fn a_string_carries_names() {
+        let name = || "hub.example.net:51820".parse::<Endpoint>().unwrap();
+        let mut with = [sample(), sample(), sample_of_two(), sample_with_door(), sample_with_door()];
+        with[0].hub_endpoints = vec![name()];
+        with[1].hub_endpoints.push(name());
+        with[2].further_hubs[0].endpoints = vec![name()];
+        with[3].hub_endpoints = vec![name()];
+        with[4].tls.as_mut().unwrap().endpoints.push(name().at_port(8443));
+        for made in with {
+            let text = made.encode();
+            assert!(text.starts_with(PREFIX_WITH_NAMES) && text.len() < 500, "{} characters", text.len());
+            let read = Invite::decode(&text).ok().unwrap();
+            assert_eq!((&read.tls, read.hubs(), &*read.encode()), (&made.tls, made.hubs(), &*text));
+            for earlier in ["1", "2", "3"] {
+                assert!(Invite::decode(&text.replacen('4', earlier, 1)).is_err(), "{earlier}");
+            }
+        }
+        assert!(Invite::decode(&sample_with_door().encode().replacen('3', "4", 1)).is_err(), "no name in it");
+        assert!(sample().encode().starts_with(PREFIX), "without a name it is written as ever");
+    }
+
     /// Every field survives the string, and what is derived from the secret is the same on both sides.
     #[test]
     fn a_string_reads_back() {
@@ -450,10 +507,16 @@ mod tests {
     /// Every single changed, cut or added character is seen: `invite-malformed`.
     #[test]
     fn damage_is_seen() {
-        for text in [sample().encode(), sample_of_two().encode(), sample_with_door().encode()] {
+        for text in
+            [sample().encode(), sample_of_two().encode(), sample_with_door().encode(), named().encode()]
+        {
             damaged_everywhere(&text);
         }
         assert!(Invite::decode(&"fabric1-A".repeat(9999)).is_err());
+    }
+
+    fn named() -> Invite {
+        Invite { hub_endpoints: vec!["hub.example.net:51820".parse().unwrap()], ..sample() }
     }
 
     fn damaged_everywhere(text: &str) {
@@ -477,7 +540,7 @@ mod tests {
         fn any_bytes_are_survived(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let sum = sha256(&bytes);
             bytes.extend_from_slice(&sum[..4]);
-            for prefix in [PREFIX, PREFIX_OF_SEVERAL] {
+            for prefix in [PREFIX, PREFIX_OF_SEVERAL, PREFIX_WITH_DOOR, PREFIX_WITH_NAMES] {
                 let _ = Invite::decode(&format!("{prefix}{}", URL_SAFE_NO_PAD.encode(&bytes)));
             }
         }

@@ -1,6 +1,7 @@
 //! Joining the fabric: invites, admission, leases, claims and the registry that is the truth on the hub.
 //!
-//! Reading order: [`identity`] and [`reason`] are the words; [`invite`] is the one-time string; [`signature`] and
+//! Reading order: [`identity`] and [`reason`] are the words; [`endpoint`] is where a hub is
+//! reached; [`invite`] is the one-time string; [`signature`] and
 //! [`wire`] say what is signed and what travels; [`registry`] is the hub's state and its changes; [`admit`] decides
 //! (pure: state, request, now → changes or a refusal), with [`approval`] (machines that wait for a person) and [`life`]
 //! (rotation, moves, leaving, revocation); [`log`] is the signed record of every decision; [`topology`] is what a leaf
@@ -16,6 +17,7 @@ pub mod approval;
 pub mod backup;
 pub mod challenge;
 pub mod claim;
+pub mod endpoint;
 pub mod exchange;
 pub mod identity;
 pub mod invite;

@@ -1,12 +1,13 @@
 //! The hub's constants and what they permit: prefixes, limits, and which addresses can be claimed at all.
 
+use crate::endpoint::Endpoint;
 use crate::identity::{LeafName, SigningKey, WireguardKey};
 use crate::invite::TlsDoor;
 use crate::reason::{ReasonCode, Refusal};
 use crate::registry::HubRecord;
 use crate::topology::HubNode;
 use ipnet::{IpNet, Ipv4Net};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 /// Default overlay prefix.
 pub const OVERLAY_PREFIX: &str = "10.255.0.0/20";
@@ -56,8 +57,8 @@ pub struct HubSettings {
     pub foyer_prefix: Ipv4Net,
     /// The hub's address in the foyer.
     pub foyer_hub: Ipv4Addr,
-    /// Where its WireGuard answers (public addresses).
-    pub endpoints: Vec<SocketAddr>,
+    /// Where its WireGuard answers: public addresses, or names as they were written.
+    pub endpoints: Vec<Endpoint>,
     /// Its WireGuard key.
     pub wireguard_key: WireguardKey,
     /// The key that signs its answers.
@@ -99,7 +100,7 @@ impl HubSettings {
     pub fn derive(
         name: LeafName,
         overlay_prefix: Ipv4Net,
-        endpoints: Vec<SocketAddr>,
+        endpoints: Vec<Endpoint>,
         wireguard_key: WireguardKey,
         signing_key: SigningKey,
     ) -> Result<Self, SettingsError> {
@@ -160,7 +161,7 @@ impl HubSettings {
     pub fn check_client_address(&self, address: Ipv4Addr) -> Result<(), Refusal> {
         let why = if self.overlay_prefix.contains(&address) || self.foyer_prefix.contains(&address) {
             "belongs to the overlay"
-        } else if self.endpoints.iter().any(|endpoint| endpoint.ip() == address) {
+        } else if self.endpoints.iter().filter_map(Endpoint::address).any(|at| at.ip() == address) {
             "is the hub's own underlay address"
         } else if address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224 {
             "is no unicast host address"

@@ -76,6 +76,9 @@ reasons! {
     HubSilent "hub-silent" Leaf 504
         "No answer came from the hub within the time limit."
         "Check that the hub runs (`routerctl status` there) and that UDP 51820 to its endpoint is open.";
+    NameUnresolved "name-unresolved" Leaf 504
+        "The name of a hub's endpoint could not be looked up; the addresses that it had last stay in use."
+        "Check the name and this machine's DNS (`getent hosts NAME`); it is looked up again by itself.";
     AnswerInvalid "answer-invalid" Leaf 502
         "An answer came that the pinned hub did not sign for this request; it was thrown away."
         "Something between here and the hub alters packets, or the hub was reinstalled: ask for a new invite.";
@@ -237,6 +240,7 @@ impl ReasonCode {
         matches!(
             self,
             ReasonCode::HubSilent
+                | ReasonCode::NameUnresolved
                 | ReasonCode::AnswerInvalid
                 | ReasonCode::PinMismatch
                 | ReasonCode::RequestTimeout

@@ -1,11 +1,12 @@
 //! What a leaf gets back: its admission and the hubs it talks to, in durations rather than dates.
 
 use crate::claim::Claim;
+use crate::endpoint::Endpoint;
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 /// A hub, as leaves see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +20,7 @@ pub struct HubNode {
     /// The key that signs its answers.
     pub signing_key: SigningKey,
     /// Where its WireGuard answers.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Endpoint>,
     /// TCP port of the leaf API.
     pub api_port: u16,
 }

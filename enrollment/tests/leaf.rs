@@ -19,7 +19,8 @@ use tokio::net::TcpListener;
 
 /// The leaf daemon's own codes, about what comes after admission: configuration, dataplane, session and probe. They are
 /// made and tested in `fabric-leaf`.
-const OF_THE_DAEMON: [ReasonCode; 5] = [
+const OF_THE_DAEMON: [ReasonCode; 6] = [
+    ReasonCode::NameUnresolved,
     ReasonCode::ClaimWished,
     ReasonCode::ConfigDiffers,
     ReasonCode::DataplaneFailed,

@@ -42,7 +42,7 @@ async fn house(limits: Limits) -> House {
     let key = ServerKey::load_or_create(folder.path()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let told = TlsDoor { endpoints: vec![at], pin: key.pin() };
+    let told = TlsDoor { endpoints: vec![at.into()], pin: key.pin() };
     let hub = Hub::start_in(folder, limits, applied_at_once(), |s| s.tls = Some(told)).await;
     let service = hub.service.clone();
     let door = tokio::spawn(async move { serve_tls(listener, service, &key).await });
@@ -51,7 +51,7 @@ async fn house(limits: Limits) -> House {
 
 fn door(invite: &Invite) -> HubApi {
     let door = invite.tls.as_ref().expect("the invite names the door");
-    HubApi::of_door(invite, door.endpoints[0], door.pin)
+    HubApi::of_door(invite, door.endpoints[0].address().unwrap(), door.pin)
 }
 
 async fn connect(house: &House, source: &str) -> TcpStream {

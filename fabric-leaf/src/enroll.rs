@@ -11,12 +11,14 @@ use bgp::io::Speaker;
 use control::foyer;
 use control::wire::{ApiError, EnrollProgress, EnrollStep, EnrollSummary};
 use dataplane::state::Wished;
+use enrollment::endpoint::Endpoint;
 use enrollment::identity::{SigningKey, WireguardKey};
-use enrollment::invite::Invite;
+use enrollment::invite::{Invite, InviteHub};
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::NodeKeys;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::Admission;
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 
 use crate::converge::{Current, Wishes};
@@ -30,6 +32,8 @@ use crate::waiting::{ASK_FOLLOWED, Waiting};
 const DATAPLANE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for the foyer's answer over all endpoints and attempts.
 const FOYER_LIMIT: Duration = Duration::from_secs(8);
+/// How long names are looked up while none of the invite's leads anywhere.
+const NAME_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait for the session and its routes.
 const SESSION_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for the probe's answer.
@@ -65,7 +69,24 @@ struct Question<'a> {
 
 impl Question<'_> {
     /// Asks over TLS on the underlay; no tunnel is needed for that.
-    async fn at_door(&self, endpoint: SocketAddr) -> Result<(Admission, String), Refusal> {
+    async fn at_door(&self, endpoint: &Endpoint) -> Result<(Admission, String), Refusal> {
+        let mut outcome = Err(Refusal::of(ReasonCode::HubSilent));
+        for address in self.lookup(endpoint).await? {
+            outcome = self.at_address(address).await;
+            if !outcome.as_ref().is_err_and(|refusal| refusal.code == ReasonCode::HubSilent) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Where an endpoint of the invite leads now.
+    async fn lookup(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, Refusal> {
+        let foyer = IpNet::V4(self.invite.foyer_prefix);
+        control::resolving::lookup(endpoint, |ip| foyer.contains(&ip)).await
+    }
+
+    async fn at_address(&self, endpoint: SocketAddr) -> Result<(Admission, String), Refusal> {
         let pin = self.invite.tls.as_ref().map(|door| door.pin);
         let pin = pin.ok_or_else(|| Refusal::of(ReasonCode::HubSilent))?;
         let api = HubApi::of_door(self.invite, endpoint, pin);
@@ -380,9 +401,11 @@ impl Enroller {
     ) -> Result<(Admission, String), Refusal> {
         let question = Question { invite, keys, claims, replace };
         for endpoint in invite.tls.iter().flat_map(|door| door.endpoints.iter()) {
-            match question.at_door(*endpoint).await {
+            match question.at_door(endpoint).await {
                 // Another place may answer.
-                Err(refusal) if refusal.code == ReasonCode::HubSilent => {
+                Err(refusal)
+                    if matches!(refusal.code, ReasonCode::HubSilent | ReasonCode::NameUnresolved) =>
+                {
                     tracing::warn!("no answer over TLS: {}", refusal.message);
                 }
                 outcome => return outcome,
@@ -393,25 +416,26 @@ impl Enroller {
 
     /// Brings up the one-time tunnel and asks in the foyer, at each endpoint of each hub in turn until one answers.
     async fn in_foyer(&self, question: &Question<'_>) -> Result<(Admission, String), Refusal> {
-        let Question { invite, keys, claims, replace } = *question;
-        let hubs = invite.hubs();
+        let hubs = question.invite.hubs();
         let places: Vec<_> =
-            hubs.iter().flat_map(|hub| hub.endpoints.iter().map(move |&at| (hub, at))).collect();
-        let end = Instant::now() + FOYER_LIMIT;
+            hubs.iter().flat_map(|hub| hub.endpoints.iter().map(move |at| (hub, at))).collect();
+        let (begin, end) = (Instant::now(), Instant::now() + FOYER_LIMIT);
         let mut last = Refusal::of(ReasonCode::HubSilent);
         while Instant::now() < end {
+            let mut unresolved = 0;
             for &(hub, endpoint) in &places {
-                let api = HubApi::of_invite_hub(invite, hub);
-                let tunnel = foyer::wished(invite, &hub.wireguard_key, endpoint, self.listen_port);
-                let generation = self.wishes.wish(tunnel);
-                self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
-                match client::join(&api, invite, keys, claims, replace).await {
+                match self.in_foyer_of(question, hub, endpoint).await {
                     Ok(mut admission) => {
                         prefer(&mut admission, endpoint);
                         let detail = format!("{} is {} by {endpoint}", admission.leaf, admission.overlay);
                         return Ok((admission, detail));
                     }
                     Err(refusal) if refusal.code == ReasonCode::HubSilent => last = refusal,
+                    Err(refusal) if refusal.code == ReasonCode::NameUnresolved => {
+                        tokio::time::sleep(ASK_FOLLOWED / 4).await;
+                        unresolved += 1;
+                        last = refusal;
+                    }
                     // Made at another hub a moment ago, and that one may answer in the next round.
                     Err(refusal) if ask_elsewhere(&refusal) && hubs.len() > 1 => {
                         tokio::time::sleep(ASK_FOLLOWED / 4).await;
@@ -420,8 +444,34 @@ impl Enroller {
                     Err(refusal) => return Err(refusal),
                 }
             }
+            if unresolved == places.len() && begin.elapsed() >= NAME_LIMIT {
+                // A name that nobody knows: a person is told soon.
+                break;
+            }
         }
         Err(last)
+    }
+
+    /// Asks one hub at one endpoint: at each of the addresses that it leads to, until one answers.
+    async fn in_foyer_of(
+        &self,
+        question: &Question<'_>,
+        hub: &InviteHub,
+        endpoint: &Endpoint,
+    ) -> Result<Admission, Refusal> {
+        let Question { invite, keys, claims, replace } = *question;
+        let api = HubApi::of_invite_hub(invite, hub);
+        let mut outcome = Err(Refusal::of(ReasonCode::HubSilent));
+        for address in question.lookup(endpoint).await? {
+            let tunnel = foyer::wished(invite, &hub.wireguard_key, address, self.listen_port);
+            let generation = self.wishes.wish(tunnel);
+            self.wishes.done(generation, DATAPLANE_LIMIT).await.map_err(dataplane_failed)?;
+            outcome = client::join(&api, invite, keys, claims, replace).await;
+            if !outcome.as_ref().is_err_and(|refusal| refusal.code == ReasonCode::HubSilent) {
+                break;
+            }
+        }
+        outcome
     }
 
     async fn session(&self, admission: &Admission) -> Result<((), String), Refusal> {

@@ -10,6 +10,7 @@ use bgp::view::{BestPath, BestPaths};
 use dataplane::state::{
     Capture, Filter, Line, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
 };
+use enrollment::endpoint::Endpoint;
 use enrollment::identity::SigningKey;
 use enrollment::topology::{Admission, HubNode};
 use ipnet::{IpNet, Ipv4Net};
@@ -96,7 +97,8 @@ fn target(admission: &Admission, client: Ipv4Addr, owner: Ipv4Addr, best: &BestP
 /// leaf sends through itself.
 fn hub_peer(admission: &Admission, hub: &HubNode) -> (PublicKey, WireguardPeer) {
     let peer = WireguardPeer {
-        endpoint: hub.endpoints.first().copied(),
+        // Names have been looked up before.
+        endpoint: hub.endpoints.first().and_then(Endpoint::address),
         allowed_ips: [admission.topology.overlay_prefix].into(),
         keepalive_secs: KEEPALIVE_SECS,
     };

@@ -3,7 +3,7 @@
 //!
 //! Reading order: `leaf` (the pure meeting point), `run` (who owns what), `membership` (admission, lease and
 //! claims), `words` (what a person tells it to do at the hub), `enroll` (one enrollment, step by step), `waiting` (for a person's word), `converge` (from membership and best paths to the kernel),
-//! `preferred` (which hub carries the overlay), `hint` (a hub's word that there is news),
+//! `preferred` (which hub carries the overlay), `hint` (a hub's word that there is news), `named` (where the hubs' names lead),
 //! `remembered` (the routes over a restart), `settings`, `probe`, `http` and `status` (the administration socket).
 
 mod converge;
@@ -16,6 +16,7 @@ mod leaf;
 mod lines;
 mod measured;
 mod membership;
+mod named;
 mod preferred;
 mod probe;
 mod remembered;

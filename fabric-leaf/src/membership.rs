@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control::wire::{EnrollProgress, EnrollRequest};
+use enrollment::endpoint::Endpoint;
 use enrollment::identity::SigningKey;
 use enrollment::io::client::{self, HubApi};
 use enrollment::io::keys::{self, NodeKeys};
@@ -332,20 +333,20 @@ fn keep_places(admission: &mut Admission, before: &Admission) {
     admission.topology.hubs.sort_by_key(|hub| place(&hub.signing_key).unwrap_or(usize::MAX));
     for hub in known {
         if let Some(used) = hub.endpoints.first() {
-            prefer(admission, *used);
+            prefer(admission, used);
         }
     }
 }
 
-/// Where the leaf reaches each of its hubs.
+/// Where the leaf reaches each of its hubs, names being looked up.
 pub fn endpoints(admission: &Admission) -> Vec<SocketAddr> {
-    admission.topology.hubs.iter().filter_map(|hub| hub.endpoints.first().copied()).collect()
+    admission.topology.hubs.iter().filter_map(|hub| hub.endpoints.first()?.address()).collect()
 }
 
 /// Puts an endpoint first at the hub that has it.
-pub fn prefer(admission: &mut Admission, used: SocketAddr) {
+pub fn prefer(admission: &mut Admission, used: &Endpoint) {
     for hub in &mut admission.topology.hubs {
-        if let Some(place) = hub.endpoints.iter().position(|e| *e == used) {
+        if let Some(place) = hub.endpoints.iter().position(|e| e == used) {
             hub.endpoints[..=place].rotate_right(1);
         }
     }

@@ -47,6 +47,8 @@ pub struct Leaf {
     pub administrators: Administrators,
     /// What its hubs reject of its routes.
     pub hubs: Arc<HubsWord>,
+    /// The names of its hubs.
+    pub names: control::resolving::NameViews,
     /// What was wished of the dataplane last.
     pub current: watch::Receiver<Option<Current>>,
     /// Its dataplane.
@@ -140,8 +142,11 @@ async fn start(
     let wished = wished_claims(settings_seen.clone(), federation.claims());
     tokio::spawn(captured(membership.clone(), in_force.clone(), federation.clone()));
     tokio::spawn(remembered::keep(paths.remembered_routes(), membership.clone(), in_force));
+    let names_file = paths.state.join(crate::named::NAMES_FILE);
+    let (resolved, names) =
+        crate::named::resolved(membership.clone(), speaker.clone(), dataplane.clone(), names_file);
     let converge = Converge {
-        membership: membership.clone(),
+        membership: resolved,
         settings: settings_seen,
         keys: keys_seen.clone(),
         wishes: wishes.clone(),
@@ -177,6 +182,7 @@ async fn start(
         dumps: Dumps::start(Arc::new(move || found.borrow().clone()), config.router.spec.mrt_dump.clone()),
         administrators,
         hubs: Arc::new(HubsWord::new(membership.clone(), keys_seen)),
+        names,
         membership,
         current,
         speaker,

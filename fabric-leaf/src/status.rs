@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bgp::view::PeerView;
 use config::Kind;
+use control::names::NameView;
 use control::wire::{BgpSummary, HubView, NodeStatus, ResourceView};
 use dataplane::view::Report;
+use enrollment::endpoint::Endpoint;
 use enrollment::reason::{ReasonCode, Refusal};
 use enrollment::topology::HubNode;
 use enrollment::view::{ClientPhase, ClientView};
@@ -30,7 +32,8 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
     let report = (**leaf.dataplane.report().borrow()).clone();
     let client = client(&membership, bgp.established > 0);
     let preferred = (*leaf.current.borrow()).and_then(|current| current.preferred);
-    let hubs = hubs(&membership, &peers, &report, preferred);
+    let names = leaf.names.borrow().clone();
+    let hubs = hubs(&membership, &peers, &report, preferred, &names);
     let mut why = Vec::new();
     if client.phase != ClientPhase::Ready {
         why.push(client.message.clone().unwrap_or_else(|| client.phase_text.clone()));
@@ -46,6 +49,7 @@ pub async fn node(leaf: &Leaf) -> NodeStatus {
         }
     }
     why.extend(silent_hubs(&hubs));
+    why.extend(names.iter().filter_map(NameView::told));
     let hub_rejected = leaf.hubs.recent(&peers).await;
     why.extend(hub_rejected.iter().map(|r| {
         let by = r.by.as_deref().unwrap_or("the hub");
@@ -104,21 +108,27 @@ fn hubs(
     peers: &[PeerView],
     report: &Report,
     preferred: Option<Ipv4Addr>,
+    names: &[NameView],
 ) -> Vec<HubView> {
     let Some(state) = &membership.state else { return Vec::new() };
+    let of_hub = |hub: &HubNode| {
+        let written: Vec<_> = hub.endpoints.iter().map(ToString::to_string).collect();
+        names.iter().filter(|name| written.contains(&name.name)).cloned().collect()
+    };
     let view = |hub: &HubNode| {
         let session = peers.iter().find(|peer| peer.address == IpAddr::V4(hub.overlay));
         let tunnel = report.peers.iter().find(|peer| peer.public_key.0 == hub.wireguard_key.0);
         HubView {
             name: hub.name.to_string(),
             overlay: hub.overlay,
-            endpoint: tunnel.and_then(|t| t.endpoint).or(hub.endpoints.first().copied()),
+            endpoint: tunnel.and_then(|t| t.endpoint).or(hub.endpoints.first().and_then(Endpoint::address)),
             session: session.map_or_else(|| "none".into(), |s| s.state.clone()),
             session_secs: session.map_or(0, |s| s.since_secs),
             bfd: session.and_then(|s| s.bfd.as_ref()).map(|bfd| bfd.state.to_string()),
             handshake_secs_ago: tunnel.and_then(|t| t.last_handshake_secs_ago),
             preferred: preferred == Some(hub.overlay),
             answered: membership.answering == Some(hub.signing_key),
+            names: of_hub(hub),
         }
     };
     state.admission.topology.hubs.iter().map(view).collect()
@@ -222,6 +232,7 @@ mod tests {
             handshake_secs_ago: None,
             preferred: false,
             answered: false,
+            names: Vec::new(),
         }
     }
 

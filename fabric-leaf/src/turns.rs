@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use enrollment::endpoint::Endpoint;
 use enrollment::topology::HubNode;
 
 /// How long one endpoint is tried: enough for several handshakes and a session.
@@ -22,7 +23,7 @@ struct Turn {
     /// Since when this endpoint is tried in vain.
     since: Option<Instant>,
     /// The endpoints as the admission has them; others begin anew.
-    of: Vec<std::net::SocketAddr>,
+    of: Vec<Endpoint>,
 }
 
 impl Turns {
@@ -66,13 +67,13 @@ mod tests {
     fn each_endpoint_has_its_turn() {
         let mut hubs = admission_of_two().topology.hubs;
         let [a, b, c] = [1, 2, 3].map(|n| std::net::SocketAddr::from(([198, 51, 100, n], 51820)));
-        hubs[0].endpoints = vec![a, b, c];
+        hubs[0].endpoints = vec![a.into(), b.into(), c.into()];
         let (begin, silent) = (Instant::now(), hubs[0].overlay);
         let mut turns = Turns::default();
         let mut used = |hubs: &[HubNode], secs: u64, lives: bool| {
             let mut hubs = hubs.to_vec();
             turns.take(&mut hubs, |hub| lives || hub != silent, begin + Duration::from_secs(secs));
-            (hubs[0].endpoints[0], hubs[0].endpoints.len(), turns.next().is_some())
+            (hubs[0].endpoints[0].address().unwrap(), hubs[0].endpoints.len(), turns.next().is_some())
         };
         assert_eq!(used(&hubs, 0, true), (a, 3, false));
         assert_eq!(used(&hubs, 1, false), (a, 3, true));
@@ -82,7 +83,7 @@ mod tests {
         assert_eq!(used(&hubs, 20, true), (c, 3, false), "it lives there");
         assert_eq!(used(&hubs, 60, false), (c, 3, true));
         assert_eq!(used(&hubs, 68, false), (a, 3, true), "round");
-        hubs[0].endpoints = vec![b];
+        hubs[0].endpoints = vec![b.into()];
         assert_eq!(used(&hubs, 70, false), (b, 1, false));
     }
 }

@@ -12,6 +12,7 @@ use dataplane::mtu::IPIP_OVERHEAD;
 use dataplane::state::{
     Filter, Foyer, PrivateKey, PublicKey, Relay, Target, Wireguard, WireguardPeer, Wished,
 };
+use enrollment::endpoint::Endpoint;
 use enrollment::identity::{LeafName, WireguardKey};
 use enrollment::registry::{Admissions, Admitted};
 use ipnet::Ipv4Net;
@@ -60,7 +61,12 @@ pub fn wished(
     }
     for other in &admissions.hubs {
         // Hubs are public: each calls the other, so that it does not matter which of them was restarted.
-        add(other.wireguard_key.0, other.overlay, other.endpoints.first().copied(), HUB_KEEPALIVE_SECS);
+        add(
+            other.wireguard_key.0,
+            other.overlay,
+            other.endpoints.first().and_then(Endpoint::address),
+            HUB_KEEPALIVE_SECS,
+        );
     }
     let wireguard = Wireguard {
         private_key: key,

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use control::{Paths, foyer};
 use dataplane::io::Dataplane;
+use enrollment::endpoint::Endpoint;
 use enrollment::exchange::JoinAnswer;
 use enrollment::invite::Invite;
 use enrollment::io::hub_http;
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::private_file;
 use enrollment::reason::ReasonCode;
+use ipnet::IpNet;
 
 use crate::run::{RunError, converged, start_error};
 
@@ -30,7 +32,7 @@ fn joined_file(paths: &Paths) -> PathBuf {
 pub async fn joined(
     paths: &Paths,
     keys: &NodeKeys,
-    endpoints: &[SocketAddr],
+    endpoints: &[Endpoint],
     dataplane: &Dataplane,
     listen_port: u16,
 ) -> Result<Option<JoinAnswer>, RunError> {
@@ -62,14 +64,14 @@ fn forget(string: &Path) {
 async fn ask(
     invite: &Invite,
     keys: &NodeKeys,
-    endpoints: &[SocketAddr],
+    endpoints: &[Endpoint],
     dataplane: &Dataplane,
     listen_port: u16,
 ) -> Result<JoinAnswer, RunError> {
     let end = Instant::now() + LIMIT;
     let mut last = "the string names no endpoint".to_string();
     while Instant::now() < end {
-        for &endpoint in &invite.hub_endpoints {
+        for endpoint in places(invite, &mut last).await {
             dataplane.wish(0, foyer::wished(invite, &invite.hub_wireguard_key, endpoint, listen_port));
             converged(dataplane, 0, DATAPLANE_LIMIT).await?;
             match hub_http::join(invite, keys, endpoints.to_vec()).await {
@@ -84,4 +86,16 @@ async fn ask(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err(start_error(format!("the first hub did not answer within {LIMIT:?}: {last}")))
+}
+
+/// Where the invite's endpoints lead now.
+async fn places(invite: &Invite, last: &mut String) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    for endpoint in &invite.hub_endpoints {
+        match control::resolving::lookup(endpoint, |ip| IpNet::V4(invite.foyer_prefix).contains(&ip)).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(refusal) => *last = refusal.to_string(),
+        }
+    }
+    found
 }

@@ -15,6 +15,7 @@ mod join;
 mod measured;
 mod memory;
 mod moves;
+mod named;
 mod peering;
 mod run;
 mod status;

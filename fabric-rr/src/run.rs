@@ -18,6 +18,7 @@ use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
 use dataplane::state::PrivateKey;
+use enrollment::endpoint::Endpoint;
 use enrollment::exchange::JoinAnswer;
 use enrollment::io::database::Address;
 use enrollment::io::follow::Replication;
@@ -79,6 +80,8 @@ pub struct Enrolled {
     pub replication: Option<Replication>,
     /// Interfaces, peers and filters.
     pub dataplane: Dataplane,
+    /// The names of the other hub.
+    pub names: control::resolving::NameViews,
     applied: watch::Receiver<u64>,
 }
 
@@ -107,9 +110,6 @@ pub enum RunError {
         /// What the system said.
         error: std::io::Error,
     },
-    /// An endpoint's name has no address.
-    #[error("SAMEnrollmentPolicy endpoint {0}: the name has no address; give an address")]
-    Endpoint(String),
     /// Settings, keys, registry, dataplane or speaker.
     #[error("{0}")]
     Start(String),
@@ -248,7 +248,10 @@ async fn serve_enrollment(
         speaker: speaker.clone(),
         applied: tell,
     };
-    tokio::spawn(derive.run(opened.registry.watch()));
+    let file = opened.state.join(crate::named::NAMES_FILE);
+    let (resolved, names) =
+        crate::named::resolved(opened.registry.watch(), speaker.clone(), opened.dataplane.clone(), file);
+    tokio::spawn(derive.run(resolved));
     tokio::spawn(crate::hint::tell(opened.registry.watch(), opened.restored));
     tokio::spawn(crate::moves::follow(opened.registry.clone(), speaker));
     let service = enrollment::io::http::Service::with_underlay(
@@ -288,6 +291,7 @@ async fn serve_enrollment(
         replication,
         registry: opened.registry,
         dataplane: opened.dataplane,
+        names,
         applied,
     })
 }
@@ -347,6 +351,8 @@ fn underlay_hook(dataplane: Dataplane) -> enrollment::io::http::Underlay {
 }
 
 struct Opened {
+    /// The state directory.
+    state: PathBuf,
     /// This hub was restored, perhaps at another address: its leaves are called.
     restored: bool,
     /// This hub was restored, and the other one knows what it decided after the backup.
@@ -371,10 +377,9 @@ async fn open_enrollment(
     let Enrollment { policy, wireguard } = there(config)?;
     let port = wireguard.spec.listen_port;
     let keys = Arc::new(NodeKeys::load_or_create(&paths.state).map_err(start_error)?);
-    let mut endpoints = Vec::new();
-    for endpoint in &policy.spec.endpoints {
-        endpoints.extend(resolve(&endpoint.to_string()).await?);
-    }
+    // Names stay as they are written: whoever calls looks them up.
+    let endpoints = policy.spec.endpoints.iter().map(|at| at.to_string().parse().map_err(start_error));
+    let endpoints: Vec<Endpoint> = endpoints.collect::<Result<_, _>>()?;
     // Leaves are behind NAT: a hub that was restarted calls them where they were.
     let memory = paths.state.join("endpoints.json");
     let dataplane = Dataplane::start_remembering(Choice::Auto, Some(memory)).await.map_err(start_error)?;
@@ -409,7 +414,8 @@ async fn open_enrollment(
     let restored = settled.is_some();
     let hears_first = settled.filter(|s| s.ask_the_other_hub).map(|_| paths.state.clone());
     let private_key = PrivateKey::from_bytes(*keys.wireguard_private_key());
-    Ok(Opened { restored, hears_first, settings, keys, registry, dataplane, private_key, port, tls })
+    let state = paths.state.clone();
+    Ok(Opened { state, restored, hears_first, settings, keys, registry, dataplane, private_key, port, tls })
 }
 
 fn there(config: &config::Hub) -> Result<&Enrollment, RunError> {
@@ -443,14 +449,6 @@ fn joined_settings(settings: HubSettings, answer: JoinAnswer) -> Result<HubSetti
     }
     let node = own.node.clone();
     Ok(HubSettings { name: node.name, overlay: node.overlay, known_hubs: answer.hubs, ..settings })
-}
-
-async fn resolve(endpoint: &str) -> Result<Vec<SocketAddr>, RunError> {
-    let found: Vec<SocketAddr> = match tokio::net::lookup_host(endpoint).await {
-        Ok(found) => found.collect(),
-        Err(_) => Vec::new(),
-    };
-    if found.is_empty() { Err(RunError::Endpoint(endpoint.into())) } else { Ok(found) }
 }
 
 /// Neighbours that were here before this start, the admitted leaves among them: their routes are waited for before

@@ -2,6 +2,7 @@
 
 use bgp::view::PeerView;
 use config::Kind;
+use control::names::NameView;
 use control::wire::{BgpSummary, NodeStatus, ReplicationStatus, ResourceView};
 use enrollment::io::follow::Replication;
 use enrollment::view::DatabaseView;
@@ -20,6 +21,8 @@ pub async fn node(hub: &Hub) -> NodeStatus {
     }
     let database = hub.enrolled.as_ref().and_then(|enrolled| enrolled.registry.database());
     why.extend(database.filter(|view| view.state != "in-step").map(|view| without_database(&view)));
+    let names = hub.enrolled.as_ref().map(|enrolled| enrolled.names.borrow().clone()).unwrap_or_default();
+    why.extend(names.iter().filter_map(NameView::told));
     NodeStatus {
         role: if hub.enrolled.is_some() { "hub" } else { "reflector" }.into(),
         name: hub.name.clone(),

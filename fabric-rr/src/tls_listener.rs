@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use enrollment::endpoint::Endpoint;
 use enrollment::invite::TlsDoor;
 use enrollment::io::http::Service;
 use enrollment::io::listener;
@@ -21,11 +22,11 @@ pub struct TlsListener {
 impl TlsListener {
     /// The hub's key and address. One that stands for all addresses of the host is told as those at which leaves reach
     /// its WireGuard.
-    pub fn at(at: SocketAddr, state: &Path, endpoints: &[SocketAddr]) -> Result<Self, RunError> {
+    pub fn at(at: SocketAddr, state: &Path, endpoints: &[Endpoint]) -> Result<Self, RunError> {
         let key = ServerKey::load_or_create(state).map_err(start_error)?;
         let told = match at.ip().is_unspecified() {
-            true => endpoints.iter().map(|endpoint| SocketAddr::new(endpoint.ip(), at.port())).collect(),
-            false => vec![at],
+            true => endpoints.iter().map(|endpoint| endpoint.at_port(at.port())).collect(),
+            false => vec![at.into()],
         };
         let told = TlsDoor { endpoints: told, pin: key.pin() };
         Ok(Self { at, key, told })

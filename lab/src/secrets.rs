@@ -146,7 +146,9 @@ pub fn suspicious(content: &[u8]) -> Vec<&'static str> {
     if text.contains(&begins) {
         found.push("a private key in PEM");
     }
-    let invites = ["fabric1-", "fabric2-", "fabric3-"].into_iter().flat_map(|mark| text.match_indices(mark));
+    let invites = ["fabric1-", "fabric2-", "fabric3-", "fabric4-"]
+        .into_iter()
+        .flat_map(|mark| text.match_indices(mark));
     if invites.into_iter().any(|(at, mark)| value_length(&text[at + mark.len()..]) >= 20) {
         found.push("an invite");
     }
@@ -219,7 +221,7 @@ mod tests {
         let secrets = secrets(invite.as_bytes());
         assert_eq!(secrets.shown_in(invite.as_bytes()), ["the key"]);
         assert_eq!(secrets.shown_in(&invite.as_bytes()[8..]), ["the key"]);
-        for mark in ["fabric1-", "fabric2-", "fabric3-"] {
+        for mark in ["fabric1-", "fabric2-", "fabric3-", "fabric4-"] {
             let other = invite.replace("fabric1-", mark);
             assert_eq!(suspicious(format!("see {other}").as_bytes()), ["an invite"]);
         }

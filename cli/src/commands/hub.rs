@@ -1,11 +1,12 @@
 //! `routerctl hub`: makes a hub out of this machine.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use clap::{Args, Subcommand};
 use control::Node;
 use control::wire::{Done, InviteAnswer, NewHubInvite};
+use enrollment::endpoint::{BadEndpoint, Endpoint};
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::private_file;
 use ipnet::Ipv4Net;
@@ -60,9 +61,10 @@ enum HubVerb {
 
 #[derive(Debug, Args)]
 struct InitArgs {
-    /// Where leaves reach this hub's WireGuard, tried in this order; may be repeated [port: 51820]
-    #[arg(long, value_name = "IP[:PORT]", value_parser = endpoint, required = true, value_delimiter = ',')]
-    endpoint: Vec<SocketAddr>,
+    /// Where leaves reach this hub's WireGuard, tried in this order; a name is looked up by them, again whenever the hub
+    /// is silent; may be repeated [port: 51820]
+    #[arg(long, value_name = "IP_OR_NAME[:PORT]", value_parser = endpoint, required = true, value_delimiter = ',')]
+    endpoint: Vec<Endpoint>,
     /// Prefix of the nodes' own addresses [default: 10.255.0.0/20]
     #[arg(long, value_name = "PREFIX")]
     overlay_prefix: Option<Ipv4Net>,
@@ -102,7 +104,7 @@ struct InitReport {
     /// The public half of the signing key.
     signing_key: String,
     /// Where leaves reach the hub.
-    endpoints: Vec<SocketAddr>,
+    endpoints: Vec<Endpoint>,
     /// How the daemon runs; none with `--no-start`.
     daemon: Option<Started>,
     /// Whether anything changed.
@@ -201,17 +203,14 @@ fn leave_join_string(context: &Context, join: Option<&str>) -> Result<bool, Fail
     Ok(true)
 }
 
-/// An address with or without its port.
-fn endpoint(text: &str) -> Result<SocketAddr, String> {
-    let bare = |address: IpAddr| SocketAddr::new(address, WIREGUARD_PORT);
-    text.parse().or_else(|_| text.parse().map(bare)).map_err(|_| {
-        "no address; write for example 203.0.113.10 or 203.0.113.10:51820 (the address that leaves can reach)".into()
-    })
+/// An address or a name, with or without its port.
+fn endpoint(text: &str) -> Result<Endpoint, BadEndpoint> {
+    Endpoint::with_default_port(text, WIREGUARD_PORT)
 }
 
 /// An address for enrollment over TLS, with or without its port.
 fn tls_endpoint(text: &str) -> Result<SocketAddr, String> {
-    let bare = |address: IpAddr| SocketAddr::new(address, enrollment::policy::API_PORT);
+    let bare = |address| SocketAddr::new(address, enrollment::policy::API_PORT);
     text.parse().or_else(|_| text.parse().map(bare)).map_err(|_| {
         "no address; write for example 10.0.0.5 or 10.0.0.5:8443 (a private address of this machine)".into()
     })
@@ -238,7 +237,7 @@ fn configuration(args: &InitArgs) -> String {
         policy += ", httpPublic: true";
     }
     let asn = args.asn.map(|asn| format!("asn: {asn}")).unwrap_or_default();
-    let port = match args.endpoint.first().map(SocketAddr::port) {
+    let port = match args.endpoint.first().map(Endpoint::port) {
         Some(port) if port != WIREGUARD_PORT => format!("listenPort: {port}"),
         _ => String::new(),
     };
@@ -331,11 +330,13 @@ mod tests {
         assert_eq!(endpoints, ["[2001:db8::1]:4500", "10.82.10.5:4500"]);
     }
 
-    /// An address alone gets WireGuard's port; a name is refused, because an invite carries addresses.
+    /// An address or a name alone gets WireGuard's port; what is neither is told so.
     #[test]
     fn endpoints() {
         assert_eq!(endpoint("192.0.2.1"), Ok("192.0.2.1:51820".parse().unwrap()));
         assert_eq!(endpoint("2001:db8::1"), Ok("[2001:db8::1]:51820".parse().unwrap()));
-        assert!(endpoint("hub.example.net:51820").is_err());
+        assert_eq!(endpoint("hub.example.net").unwrap().to_string(), "hub.example.net:51820");
+        let told = endpoint("hub_1.example.net").unwrap_err().to_string();
+        assert!(told.contains("neither an address nor a name") && told.contains("hub.example.net"), "{told}");
     }
 }

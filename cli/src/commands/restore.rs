@@ -1,12 +1,12 @@
 //! `routerctl restore`: makes a node out of a backup.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
 use control::wire::NodeStatus;
 use control::{Client, ClientError, Node};
 use enrollment::backup::Archive;
+use enrollment::endpoint::Endpoint;
 use enrollment::identity::LeafName;
 use enrollment::io::backup::Places;
 use enrollment::io::restore::{self, Order};
@@ -41,7 +41,7 @@ pub struct RestoreArgs {
     #[arg(long)]
     force: bool,
     /// Where leaves reach the hub from now on, in place of the backup's endpoints; may be repeated [port: as before]
-    #[arg(long, value_name = "IP[:PORT]", value_delimiter = ',')]
+    #[arg(long, value_name = "IP_OR_NAME[:PORT]", value_delimiter = ',')]
     endpoint: Vec<String>,
     /// Leaf that is revoked before anybody is served; may be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -197,10 +197,9 @@ fn endpoints(text: &str) -> Option<Vec<String>> {
 }
 
 fn address(word: &str, port: u16) -> Result<String, Failure> {
-    let bare = |address: IpAddr| SocketAddr::new(address, port);
-    let found = word.parse().or_else(|_| word.parse().map(bare));
-    found.map(|at| at.to_string()).map_err(|_| {
-        Failure::usage(format!("--endpoint {word}: no address")).fix("write for example 203.0.113.20")
+    let found = Endpoint::with_default_port(word, port);
+    found.map(|at| at.to_string()).map_err(|bad| {
+        Failure::usage(format!("--endpoint {word}: {bad}")).fix("write for example 203.0.113.20")
     })
 }
 

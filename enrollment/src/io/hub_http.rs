@@ -2,6 +2,7 @@
 
 use super::keys::{self, NodeKeys};
 use super::store::Registry;
+use crate::endpoint::Endpoint;
 use crate::exchange::Batch;
 use crate::exchange::{
     HOLD_SECS, Heads, JOIN_PATH, JoinAnswer, JoinRequest, MAX_ANSWER, MAX_REQUEST, PULL_PATH, Pull, Signed,
@@ -161,11 +162,7 @@ pub async fn pull(
 }
 
 /// Asks to join as a hub, by an invite, through its foyer.
-pub async fn join(
-    invite: &Invite,
-    keys: &NodeKeys,
-    endpoints: Vec<SocketAddr>,
-) -> Result<JoinAnswer, Refusal> {
+pub async fn join(invite: &Invite, keys: &NodeKeys, endpoints: Vec<Endpoint>) -> Result<JoinAnswer, Refusal> {
     let request = JoinRequest {
         invite: invite.id,
         to: invite.hub_signing_key,

@@ -69,7 +69,7 @@ fn wished(admission: &Admission, private_key: PrivateKey) -> Option<Wished> {
     let overlay = admission.topology.overlay_prefix;
     let mtus = dataplane::mtu::mtus(1400, false);
     let peer = WireguardPeer {
-        endpoint: Some(*hub.endpoints.first()?),
+        endpoint: Some(hub.endpoints.first()?.address()?),
         allowed_ips: [overlay].into(),
         keepalive_secs: 25,
     };
