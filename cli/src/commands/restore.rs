@@ -262,6 +262,8 @@ mod tests {
         assert_eq!(after, with("\"203.0.113.20:4500\", \"[2001:db8::2]:4500\""));
         let block = with("x").replace("endpoints: [x]", "permittedPrefixes: [10.0.0.0/8]");
         assert_eq!(moved(&archive(&block), &wanted).unwrap_err().code, "endpoint-by-hand");
-        assert!(moved(&before, &["hub.example.net".into()]).is_err());
+        assert!(moved(&before, &["hub_1.example.net".into()]).is_err());
+        let named = moved(&before, &["hub.example.net".into()]).unwrap();
+        assert!(named.contains("endpoints: [\"hub.example.net:"), "{named}");
     }
 }
