@@ -118,6 +118,37 @@ fn fresh_keys_lose_nothing() {
     common::fresh_keys_lose_nothing(&lab, &mut hub, &mut a);
 }
 
+/// A peer with a fresh key that has not called with it: revoked, it has neither key from that moment; and when the former
+/// key's time is up, the fresh one has the place without a call.
+#[test]
+fn an_awaited_peer_can_be_revoked_and_can_be_late() {
+    let (lab, mut hub, mut a, _b) = fabric(1500);
+    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    let with = |key_of: u8, leaf: &mut Node| {
+        let mut wished = leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]);
+        wished.wireguard.iter_mut().for_each(|wireguard| wireguard.private_key = key(key_of));
+        leaf.wish(&wished);
+    };
+    hub.wish(&awaiting(100, 2));
+    assert!(ping(&lab, "ca", CLIENT_B), "the former key holds");
+    hub.wish(&hub_wish(&[3]));
+    assert!(!ping(&lab, "ca", CLIENT_B), "revoked");
+    with(100, &mut a);
+    assert!(!ping(&lab, "ca", CLIENT_B), "the fresh key is revoked as well");
+    hub.wish(&awaiting(101, 100));
+    assert!(!ping(&lab, "ca", CLIENT_B), "no former key is in force that could be kept");
+    hub.wish(&awaiting(100, 101));
+    eventually("the way back", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    hub.wish(&awaiting(102, 100));
+    assert!(ping(&lab, "ca", CLIENT_B));
+    let mut late = awaiting(102, 100);
+    late.wireguard.iter_mut().for_each(|wireguard| wireguard.former_keys.clear());
+    hub.wish(&late);
+    assert!(!ping(&lab, "ca", CLIENT_B), "the former key's time is up");
+    with(102, &mut a);
+    eventually("the late one", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+}
+
 /// From the foyer only TCP to the enrollment API gets anywhere; then the same leaf runs with its own key and address,
 /// and the first packet after the change is answered at once.
 #[test]

@@ -80,6 +80,22 @@ fn fresh_keys_lose_nothing() {
     }
 }
 
+/// Who is awaited in the kernel and revoked has neither key, and nothing of it is left.
+#[test]
+#[ignore = "needs a kernel with WireGuard and ipip"]
+fn an_awaited_peer_can_be_revoked() {
+    let (lab, mut hub, _a, _b) = fabric(1500, [Choice::Kernel; 3]);
+    eventually("first ping", Duration::from_secs(8), || ping(&lab, "ca", CLIENT_B));
+    hub.wish(&awaiting(100, 2));
+    assert!(ping(&lab, "ca", CLIENT_B), "the former key holds");
+    assert_eq!(hub.report().peers.len(), 3);
+    hub.wish(&hub_wish(&[3]));
+    assert!(!ping(&lab, "ca", CLIENT_B), "revoked");
+    assert_eq!(hub.report().peers.len(), 2);
+    hub.remove();
+    assert_eq!(traces(&lab, "hub"), "");
+}
+
 /// Clients of two leaves that reach no hub in common reach each other: the kernel wraps for the other hub, and unwraps
 /// what the other one, in process, has wrapped.
 #[test]

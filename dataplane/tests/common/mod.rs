@@ -494,6 +494,16 @@ pub fn fresh_keys_lose_nothing(lab: &Lab, hub: &mut Node, a: &mut Node) {
     panic!("lost of the pings each way, in three tries: {lost:?}");
 }
 
+/// The hub, where leaf 2 has a fresh key.
+pub fn awaiting(fresh: u8, former: u8) -> Wished {
+    let mut wished = hub_wish(&[3]);
+    let wireguard = wished.wireguard.as_mut().expect("a hub has WireGuard");
+    let peer = WireguardPeer { allowed_ips: [net("10.255.0.2/32")].into(), ..Default::default() };
+    wireguard.peers.insert(key(fresh).public(), peer);
+    wireguard.former_keys.insert(key(fresh).public(), vec![key(77).public(), key(former).public()]);
+    wished
+}
+
 /// The number of packets lost in each direction.
 fn fresh_keys(
     lab: &Lab,
@@ -507,15 +517,9 @@ fn fresh_keys(
         let ns = lab.ns(from);
         std::thread::spawn(move || run("ip", &["netns", "exec", &ns, "sh", "-ec", &script]))
     });
-    let overlay: AllowedIps = [net("10.255.0.2/32")].into();
     for fresh in changes {
         std::thread::sleep(Duration::from_millis(250));
-        let mut wished = hub_wish(&[3]);
-        let wireguard = wished.wireguard.as_mut().expect("a hub has WireGuard");
-        let peer = WireguardPeer { allowed_ips: overlay.clone(), ..Default::default() };
-        wireguard.peers.insert(key(fresh).public(), peer);
-        wireguard.former_keys.insert(key(fresh).public(), vec![key(77).public(), key(*former).public()]);
-        hub.wish(&wished);
+        hub.wish(&awaiting(fresh, *former));
         let there = |hub: &Node, n| hub.report().peers.iter().any(|peer| peer.public_key == key(n).public());
         assert!(there(hub, *former) && !there(hub, fresh), "it has not called yet");
         let mut leaf = leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]);
