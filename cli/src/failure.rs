@@ -86,34 +86,13 @@ impl Failure {
 impl From<ApiError> for Failure {
     fn from(refused: ApiError) -> Failure {
         let enrollment = refused.code.parse::<ReasonCode>().ok().map(ReasonCode::fix);
-        let event = EventCode::ALL.into_iter().find(|code| code.as_str() == refused.code).map(event_fix);
+        let event = EventCode::ALL.iter().find(|code| code.as_str() == refused.code).map(|code| code.fix());
         let known = enrollment.or(event).map(String::from);
         let failure = Failure::bad(&refused.code, refused.message);
         match refused.fix.or(known) {
             Some(fix) => failure.fix(fix),
             None => failure,
         }
-    }
-}
-
-/// What a person does about a refused event.
-pub fn event_fix(code: EventCode) -> &'static str {
-    match code {
-        EventCode::TypeUnknown => {
-            "use a type that the message lists, for example routerd.client.ipv4.observed"
-        }
-        EventCode::SubjectInvalid => "give the client's unicast IPv4 address as --subject",
-        EventCode::IdInvalid => "leave --id out for a fresh one, or use a short printable word",
-        EventCode::SourceInvalid => {
-            "enroll this leaf first: `routerctl enroll STRING`; its name is the source"
-        }
-        EventCode::PayloadTooLarge => "send less: a payload holds at most 64 KiB",
-        EventCode::LifeTooLong => {
-            "use a shorter --expires, for example 5m; repeat the event while it is true"
-        }
-        EventCode::AddressCaptured => "emit it on the leaf of the site where the client really is",
-        EventCode::Busy => "try again in a moment; if it lasts, look for a loop that emits events",
-        EventCode::StoreFailed => "check free space and permissions of the state directory, then try again",
     }
 }
 

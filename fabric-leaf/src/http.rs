@@ -13,7 +13,7 @@ use config::Kind;
 use control::explain::RouteAnswer;
 use control::server::Refusal;
 use control::wire::{
-    ClaimWord, ConfigView, Done, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus,
+    ApiError, ClaimWord, ConfigView, Done, EnrollProgress, EnrollRequest, EventAnswer, NewEvent, NodeStatus,
     ResourceView, RouteName,
 };
 use enrollment::view::ClaimView;
@@ -172,11 +172,15 @@ async fn emit(State(leaf): State<Arc<Leaf>>, Json(event): Json<NewEvent>) -> Ans
         id: event.id,
         expires_secs: event.expires_secs,
     };
-    let emitted =
-        leaf.federation.emit(new).await.map_err(|error| {
-            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.to_string())
-        })?;
+    let refused = |refusal| event_refused(StatusCode::UNPROCESSABLE_ENTITY, refusal);
+    let emitted = leaf.federation.emit(new).await.map_err(refused)?;
     Ok(Json(EventAnswer { id: emitted.id, outcome: emitted.outcome.as_str().into() }))
+}
+
+/// An event, or a question about events, that is refused: with its code and what to do about it.
+fn event_refused(status: StatusCode, refusal: federation::reason::Refusal) -> Refusal {
+    let (code, fix) = (refusal.code().to_string(), Some(refusal.fix().to_string()));
+    Refusal(status, ApiError { code, message: refusal.to_string(), fix })
 }
 
 /// Narrows the list of events.
@@ -189,9 +193,23 @@ struct EventQuery {
 
 async fn events(State(leaf): State<Arc<Leaf>>, Query(query): Query<EventQuery>) -> Answer<Vec<EventView>> {
     let limit = query.limit.unwrap_or(100).min(10_000);
-    let event_type = query.event_type.as_deref().map(str::parse).transpose();
-    let event_type =
-        event_type.map_err(|e: federation::reason::Refusal| Refusal::bad_request(e.to_string()))?;
+    let refused = |refusal| event_refused(StatusCode::BAD_REQUEST, refusal);
+    let event_type = query.event_type.as_deref().map(str::parse).transpose().map_err(refused)?;
     let found = leaf.federation.list(Filter { event_type, limit, ..Filter::default() }).await;
-    Ok(Json(found.map_err(|error| Refusal::bad_request(error.to_string()))?))
+    Ok(Json(found.map_err(refused)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who asks with a type that does not exist is told so with the event's code and its fix.
+    #[test]
+    fn a_refused_event_is_told_with_its_fix() {
+        let unknown = "routerd.client.ipv9".parse::<federation::event::EventType>().unwrap_err();
+        let Refusal(status, told) = event_refused(StatusCode::BAD_REQUEST, unknown);
+        assert_eq!((status, told.code.as_str()), (StatusCode::BAD_REQUEST, "event-type-unknown"));
+        assert!(told.message.contains("routerd.client.ipv9"), "{}", told.message);
+        assert_eq!(told.fix.as_deref(), Some(federation::reason::ReasonCode::TypeUnknown.fix()));
+    }
 }

@@ -243,7 +243,7 @@ async fn captured(
         if let Some(state) = state {
             let remote = leaf::remote_clients(&state.admission, &paths).into_keys().collect();
             if let Err(refusal) = federation.set_captured(remote).await {
-                tracing::error!("events: {refusal}");
+                tracing::error!(code = refusal.code(), "events: {refusal}; {}", refusal.fix());
             }
         }
         if in_force.changed().await.is_err() {

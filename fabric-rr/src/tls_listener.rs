@@ -44,3 +44,21 @@ impl TlsListener {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A door on every address is told as the endpoints are, by name where they have one; one on an address as that.
+    #[test]
+    fn a_door_is_told_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let endpoints = ["hub.example.net:51820", "10.0.0.5:51820"].map(|text| text.parse().unwrap());
+        let told = |at: &str| {
+            let door = TlsListener::at(at.parse().unwrap(), folder.path(), &endpoints).unwrap();
+            door.told.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(told("0.0.0.0:8443"), ["hub.example.net:8443", "10.0.0.5:8443"]);
+        assert_eq!(told("10.0.0.6:8443"), ["10.0.0.6:8443"]);
+    }
+}

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::Cli;
 use crate::context::Context;
-use crate::failure::{Failure, event_fix};
+use crate::failure::Failure;
 use crate::io::files;
 use crate::output::Answer;
 use crate::text;
@@ -88,9 +88,12 @@ fn reason_codes() -> String {
             code.as_str()
         );
     }
-    page.push_str("\n# Codes of refused events\n\n| code | fix |\n| --- | --- |\n");
+    page.push_str(
+        "\n# Codes of refused events\n\nFrom the leaf, about an event or a question about events.\n",
+    );
     for code in EventCode::ALL {
-        let _ = writeln!(page, "| `{code}` | {} |", event_fix(code));
+        let (meaning, fix) = (code.meaning(), code.fix());
+        let _ = write!(page, "\n## {code}\n\n{meaning}\n\nFix: {fix}\n");
     }
     page.push_str(
         "\n# Reasons of rejected routes\n\nShown by `routerctl bgp rejected`, counted for each peer.\n\n",
