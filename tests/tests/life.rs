@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             case("enroll_replace_costs_a_running_ping_and_a_tcp_stream_nothing", replaced_in_place),
             case("a_replacement_in_place_waits_for_approval_and_disturbs_nothing", replacement_judged),
             case("a_replacement_that_waits_outlives_hub_leaf_and_who_typed_it", replacement_waits),
+            case("a_leaf_that_missed_the_answer_has_the_keys_that_the_hub_has", missed),
             case("a_machine_waits_for_approval_joins_by_itself_and_leaves_nothing", approved_and_left),
             case("a_restarted_machine_goes_on_waiting_and_a_clock_off_by_a_year_harms_nothing", waited),
             case("a_replaced_machine_takes_over_name_address_and_claims", replaced),
@@ -190,7 +191,7 @@ async fn judge(f: &Fabric, machine: &Value, word: &str) -> Check {
 async fn replacement_judged(f: Arc<Fabric>) -> Check {
     let before = json(&f.lab, "hub", "leaves show aws").await?;
     let invite = invited(&f, "--replace aws --approve").await?;
-    let crossed = flow(&f, site("aws"), site("oci"), 7);
+    let crossed = flow(&f, site("aws"), site("oci"), 5);
     let enrolls = typed(&f, &invite);
     let shown = waits(&f).await?;
     let all = shown["site"] == "aws" && shown["replaces"] == "aws" && shown["source"].is_string();
@@ -223,7 +224,7 @@ async fn replacement_judged(f: Arc<Fabric>) -> Check {
         return Err(format!("waiting and being denied cost a flow: {crossed}"));
     }
     let invite = invited(&f, "--replace aws --approve").await?;
-    let crossed = flow(&f, site("aws"), site("oci"), 7);
+    let crossed = flow(&f, site("aws"), site("oci"), 5);
     let enrolls = typed(&f, &invite);
     let shown = waits(&f).await?;
     judge(&f, &shown, "approve").await?;
@@ -259,8 +260,7 @@ async fn took_its_place(f: &Fabric, before: &Value, shown: &Value) -> Check {
         }
     };
     eventually(LIMIT, done).await?;
-    let state =
-        f.lab.node_dir(&lab::layout::node("aws-leaf").map_err(|e| e.to_string())?).join("var/lib/fabric");
+    let state = state_of_aws(f)?;
     let left: Vec<_> =
         ["waiting.json", "next-keys"].into_iter().filter(|name| state.join(name).exists()).collect();
     if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
@@ -301,6 +301,65 @@ async fn replacement_waits(f: Arc<Fabric>) -> Check {
     let ended = typed(&f, &invite).await.map_err(|e| e.to_string())??;
     let said: Value = serde_json::from_str(&ended.stdout).map_err(|e| format!("{e}: {}", ended.detail()))?;
     if ended.ok() && said["changed"] == false { Ok(()) } else { Err(format!("typed once more: {said}")) }
+}
+
+/// The state directory of the aws leaf.
+fn state_of_aws(f: &Fabric) -> Result<PathBuf, String> {
+    let node = lab::layout::node("aws-leaf").map_err(|e| e.to_string())?;
+    Ok(f.lab.node_dir(&node).join("var/lib/fabric"))
+}
+
+/// Copies a folder over another, or a file.
+async fn copied(f: &Fabric, from: &std::path::Path, to: &std::path::Path) -> Check {
+    exec(&f.lab, "aws-leaf", &format!("cp -aT {} {}", from.display(), to.display())).await.map(drop)
+}
+
+/// The leaf works with this key, and nothing is left of the doubt.
+async fn settled(f: &Fabric, key: &Value) -> Check {
+    let state = state_of_aws(f)?;
+    let done = || async {
+        let status = json(&f.lab, "aws-leaf", "status").await?;
+        let shown = json(&f.lab, "hub", "leaves show aws").await?;
+        let left = ["waiting.json", "next-keys"].iter().any(|name| state.join(name).exists());
+        let same = shown["wireguard_key"] == *key && status["phase"] == "Ready";
+        let told = &status["enrollment"]["replacement"];
+        if same && !left && told.is_null() { Ok(()) } else { Err(format!("left {left}; {shown}; {status}")) }
+    };
+    let took = eventually(LIMIT * 3, done).await?;
+    note(&format!("the keys that the hub has after {:.1} s", took.as_secs_f64()));
+    Ok(())
+}
+
+/// The hub agrees, and the leaf dies before it hears that: after a rotation, and while it waited for approval.
+async fn missed(f: Arc<Fabric>) -> Check {
+    let (state, before) = (state_of_aws(&f)?, f.lab.dir().join("aws-before"));
+    copied(&f, &state, &before).await?;
+    rotate(&f).await?;
+    let key = json(&f.lab, "hub", "leaves show aws").await?["wireguard_key"].clone();
+    stop(&f.lab, "aws-leaf", Signal::SIGKILL).await?;
+    std::fs::create_dir_all(state.join("next-keys")).map_err(|e| e.to_string())?;
+    for file in ["wireguard.key", "signing.key"] {
+        copied(&f, &state.join(file), &state.join("next-keys").join(file)).await?;
+        copied(&f, &before.join(file), &state.join(file)).await?;
+    }
+    copied(&f, &before.join("admission.json"), &state.join("admission.json")).await?;
+    start(&f.lab, "aws-leaf").await?;
+    settled(&f, &key).await?;
+
+    let invite = invited(&f, "--replace aws --approve").await?;
+    let enrolls = typed(&f, &invite);
+    let shown = waits(&f).await?;
+    let there =
+        || async { if state.join("waiting.json").exists() { Ok(()) } else { Err("no file".to_string()) } };
+    eventually(LIMIT, there).await?;
+    let waiting = f.lab.dir().join("aws-waiting");
+    copied(&f, &state, &waiting).await?;
+    judge(&f, &shown, "approve").await?;
+    enrolls.await.map_err(|e| e.to_string())??;
+    stop(&f.lab, "aws-leaf", Signal::SIGKILL).await?;
+    copied(&f, &waiting, &state).await?;
+    start(&f.lab, "aws-leaf").await?;
+    settled(&f, &shown["wireguard_key"]).await
 }
 
 /// What a look finds, as soon as it finds it.
