@@ -21,4 +21,5 @@ pub mod route;
 pub mod state;
 pub mod tunnel;
 pub mod view;
+pub mod walk;
 pub mod wireguard;

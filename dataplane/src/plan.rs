@@ -9,6 +9,7 @@ use crate::state::{
     Capture, FilterState, Line, PrivateKey, PublicKey, Relay, Route, State, Tunnel, Wireguard, WireguardPeer,
     Wished,
 };
+use crate::walk::side_by_side;
 
 /// One step; each is idempotent, so that a step that is repeated or that finds its work done is no error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,17 +163,22 @@ fn plan_wireguard(line: Line, seen: Option<&Wireguard>, goal: Option<&Wireguard>
     let (seen_peers, awaited) = seen.map_or((&none.0, &none.1), |w| (&w.peers, &w.former_keys));
     let succeeded = succeeded(seen_peers, goal);
     let kept: BTreeSet<_> = succeeded.values().collect();
-    let gone = seen_peers.keys().filter(|k| !goal.peers.contains_key(k) && !kept.contains(k));
-    changes.extend(gone.map(|key| Change::RemovePeer(line, *key)));
+    let mut different = Vec::new();
+    for (key, was, is) in side_by_side(seen_peers, &goal.peers) {
+        match is {
+            None if kept.contains(key) => {}
+            None => changes.push(Change::RemovePeer(line, *key)),
+            Some(peer) if was.is_some_and(|was| was.satisfies(peer)) => {}
+            Some(peer) => different.push((key, peer)),
+        }
+    }
     let idle = awaited.keys().filter(|fresh| !goal.peers.contains_key(fresh));
     changes.extend(idle.map(|key| Change::RemovePeer(line, *key)));
     let device = Device::of(goal);
     if !seen.is_some_and(|w| Device::of(w).satisfies(&device)) {
         changes.push(Change::SetWireguard(line, device));
     }
-    let differs =
-        |key: &PublicKey, peer: &WireguardPeer| !seen_peers.get(key).is_some_and(|p| p.satisfies(peer));
-    for (key, peer) in goal.peers.iter().filter(|(key, peer)| differs(key, peer)) {
+    for (key, peer) in different {
         match succeeded.get(key) {
             Some(former) if awaited.get(key).is_some_and(|waits| waits[..] == [*former]) => {}
             Some(former) => changes.push(Change::AwaitPeer { line, fresh: *key, former: *former }),

@@ -1,7 +1,6 @@
 //! Where enrollment, BGP and the dataplane meet on the hub: pure functions from the admissions to what each of
 //! the others should have. Nothing else on the hub decides which peers, prefixes or addresses are permitted.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use dataplane::mtu::IPIP_OVERHEAD;
 use dataplane::state::{
     Filter, Foyer, PrivateKey, PublicKey, Relay, Target, Wireguard, WireguardPeer, Wished,
 };
+use dataplane::walk::side_by_side;
 use enrollment::endpoint::Endpoint;
 use enrollment::identity::{LeafName, WireguardKey};
 use enrollment::registry::{Admissions, Admitted};
@@ -36,11 +36,12 @@ pub fn wished(
 ) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
-    let mut peers: BTreeMap<PublicKey, WireguardPeer> = BTreeMap::new();
+    // Sorted at once, which costs less than a place for each.
+    let mut peers = Vec::with_capacity(admissions.leaves.len() + admissions.foyer.len());
     let mut add = |key: [u8; 32], address, endpoint, keepalive_secs| {
         let allowed_ips = [host(address)].into();
         // Leaves and invited machines are behind NAT or move: their endpoints are learned, and they keep them open.
-        peers.insert(PublicKey(key), WireguardPeer { endpoint, allowed_ips, keepalive_secs });
+        peers.push((PublicKey(key), WireguardPeer { endpoint, allowed_ips, keepalive_secs }));
     };
     for invited in &admissions.foyer {
         add(invited.public_key.0, invited.address, None, 0);
@@ -73,7 +74,7 @@ pub fn wished(
         listen_port,
         addresses: BTreeSet::from([host(hub.overlay), host(hub.foyer_hub)]),
         mtu,
-        peers,
+        peers: peers.into_iter().collect(),
         former_keys,
     };
     let foyer = Foyer { prefix: hub.foyer_prefix, hub: hub.foyer_hub, api_port: hub.api_port };
@@ -110,26 +111,8 @@ pub fn changed<'a>(
     before: &'a Leaves,
     now: &'a Leaves,
 ) -> impl Iterator<Item = (&'a LeafName, Option<&'a Arc<Admitted>>, Option<&'a Arc<Admitted>>)> {
-    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
-    std::iter::from_fn(move || {
-        loop {
-            let order = match (before.peek(), now.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((was, _)), Some((is, _))) => was.cmp(is),
-            };
-            let was = if order.is_le() { before.next() } else { None };
-            let is = if order.is_ge() { now.next() } else { None };
-            match (was, is) {
-                (Some((_, was)), Some((_, is))) if Arc::ptr_eq(was, is) => {}
-                (was, is) => {
-                    let name = was.or(is)?.0;
-                    return Some((name, was.map(|(_, leaf)| leaf), is.map(|(_, leaf)| leaf)));
-                }
-            }
-        }
-    })
+    let same = |was: Option<&Arc<Admitted>>, is| was.zip(is).is_some_and(|(was, is)| Arc::ptr_eq(was, is));
+    side_by_side(before, now).filter(move |(_, was, is)| !same(*was, *is))
 }
 
 /// What each enrolled leaf may announce, by the source address of its session. A policy is made anew when its leaf's

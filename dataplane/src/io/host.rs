@@ -229,10 +229,13 @@ impl Host {
                     return Ok((None, Vec::new()));
                 };
                 let (addresses, mtu) = if shared { (Default::default(), told_mtu) } else { (addresses, mtu) };
+                // Both in the order of their keys.
                 let status = userspace.status(line, afresh).await;
                 let (mut peers, former_keys) = (userspace.peers(line).clone(), userspace.former_keys(line));
-                for status in &status {
-                    if let Some(peer) = peers.get_mut(&status.key) {
+                let mut next = status.iter().peekable();
+                for (key, peer) in &mut peers {
+                    while next.next_if(|status| status.key < *key).is_some() {}
+                    if let Some(status) = next.next_if(|status| status.key == *key) {
                         peer.endpoint = settled(peer.endpoint, status.endpoint, status.last_handshake);
                     }
                 }

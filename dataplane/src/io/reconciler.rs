@@ -12,11 +12,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::io::host::{self, Host, Observation};
 use crate::io::memory::Memory;
+use crate::io::userspace::PeerStatus;
 use crate::io::{Choice, StartError, announce, facts, path_mtu};
 use crate::plan::{self, plan};
 use crate::preflight;
-use crate::state::{State, Wished};
+use crate::state::{State, WireguardPeer, Wished};
 use crate::view::{CaptureView, RejectedRouteView, Report, RouteView, WireguardPeerView};
+use crate::walk::side_by_side;
 
 /// How often counters of peers are read.
 pub(crate) const REFRESH: Duration = Duration::from_secs(1);
@@ -410,11 +412,12 @@ impl Reconciler {
 }
 
 fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
-    let peers = seen.state.wireguard.iter().chain(&seen.state.second).flat_map(|w| &w.peers);
     let statuses: BTreeMap<_, _> = seen.peers.iter().map(|p| (p.key, p)).collect();
-    let view = |(key, peer): (&_, &crate::state::WireguardPeer)| {
-        let status = statuses.get(key);
-        WireguardPeerView {
+    let lines = seen.state.wireguard.iter().chain(&seen.state.second);
+    let peers = lines.flat_map(|wireguard| side_by_side(&wireguard.peers, &statuses));
+    let view = |(key, peer, status): (&_, Option<&WireguardPeer>, Option<&&PeerStatus>)| {
+        let peer = peer?;
+        Some(WireguardPeerView {
             public_key: *key,
             endpoint: status.and_then(|s| s.endpoint).or(peer.endpoint),
             last_handshake_secs_ago: status.and_then(|s| s.last_handshake).map(|d| d.as_secs()),
@@ -422,9 +425,9 @@ fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
             tx_bytes: status.map_or(0, |s| s.tx_bytes),
             allowed_ips: peer.allowed_ips.clone(),
             keepalive_secs: peer.keepalive_secs,
-        }
+        })
     };
-    peers.map(view).collect()
+    peers.filter_map(view).collect()
 }
 
 fn route_views(state: &State) -> Vec<RouteView> {
