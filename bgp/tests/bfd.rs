@@ -106,7 +106,18 @@ async fn silence_ends_the_session_and_keeps_the_routes() {
         required_min_rx_micros: 50_000,
         required_min_echo_rx_micros: 0,
     };
-    peer.send_to(&packet.encode(), "127.39.1.1:3784").expect("sent");
+    // The hub's socket may not be there yet: said until it is heard, and then no more.
+    let says = async {
+        loop {
+            // Nobody listening at the moment is told as an error of the next datagram.
+            let _ = peer.send_to(&packet.encode(), "127.39.1.1:3784");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        _ = until(&hub, "up", |p| state(p) == "Up") => {}
+        () = says => {}
+    }
     let lost = until(&hub, "the fall", |p| p.last_error.is_some()).await;
     let error = lost.last_error.as_deref().unwrap_or_default();
     assert!(error.starts_with("BFD down: Control Detection Time Expired"), "{error}");

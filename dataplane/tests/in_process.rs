@@ -118,6 +118,26 @@ fn fresh_keys_lose_nothing() {
     common::fresh_keys_lose_nothing(&lab, &mut hub, &mut a);
 }
 
+/// Fresh keys toward a dead hub do not hold up what goes through the living one.
+#[test]
+fn a_tunnel_that_waits_holds_nobody_else_up() {
+    let (lab, _hub, mut a, _b) = fabric(1500);
+    let mut wish = by_second(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
+    a.wish(&wish);
+    eventually("first ping", Duration::from_secs(8), || ping(&lab, "ca", CLIENT_B));
+    let ns = lab.ns("ca");
+    let pings = std::thread::spawn(move || {
+        run("ip", &["netns", "exec", &ns, "ping", "-q", "-i", "0.01", "-W", "1", "-c", "200", CLIENT_B])
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    wish.wireguard.iter_mut().for_each(|first| first.private_key = key(78));
+    a.wish(&wish);
+    let said = pings.join().unwrap();
+    assert!(said.contains(" 200 received"), "{said}");
+    let slowest = said.lines().last().and_then(|line| line.split('/').nth(5)?.parse::<f64>().ok());
+    assert!(slowest.is_some_and(|ms| ms < 500.0), "{said}");
+}
+
 /// A peer with a fresh key that has not called with it: revoked, it has neither key from that moment; and when the former
 /// key's time is up, the fresh one has the place without a call.
 #[test]

@@ -21,6 +21,8 @@ use crate::view::DropReason;
 const RELAY_QUEUE: usize = 4096;
 /// Packets that are read from the TUN device in one go.
 const BATCH: usize = 32;
+/// Packets that a tunnel with a fresh key keeps until its first handshake; more wait in the device.
+const HELD: usize = 1024;
 
 /// Counters and the current table, shared by the packet tasks.
 #[derive(Default)]
@@ -233,17 +235,20 @@ impl IpRecv for FromTun {
         &'a mut self,
         pool: &mut PacketBufPool,
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
-        while self.ready.is_empty() {
+        loop {
             let turn = *self.turn.borrow_and_update();
+            if turn != Turn::Waits && !self.ready.is_empty() {
+                break;
+            }
+            // Who waits keeps its own packets, while there is room, and hands those of the second tunnel on.
+            let reads = turn == Turn::Carries || turn == Turn::Waits && self.ready.len() < HELD;
             let mut buffer = pool.get();
             tokio::select! {
                 changed = self.turn.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
                 },
-                read = received(self.tun.as_deref(), &mut buffer[tunnel::HEADER_LEN..]),
-                    if turn == Turn::Carries => match read
-                {
+                read = received(self.tun.as_deref(), &mut buffer[tunnel::HEADER_LEN..]), if reads => match read {
                     Ok(len) => self.take(buffer, len),
                     // The device is gone: the reconciler makes a new one with a new tunnel.
                     Err(error) if is_fatal(&error) => return Err(error),
@@ -254,13 +259,11 @@ impl IpRecv for FromTun {
                     if count == 0 {
                         return Err(io::ErrorKind::BrokenPipe.into());
                     }
-                    break;
+                    continue;
                 }
             }
-            if turn != Turn::Carries {
-                continue;
-            }
-            while let Some(tun) = self.tun.as_deref().filter(|_| self.ready.len() < BATCH) {
+            let room = |ready: usize| turn == Turn::Carries && ready < BATCH;
+            while let Some(tun) = self.tun.as_deref().filter(|_| room(self.ready.len())) {
                 let mut buffer = pool.get();
                 // The device is non-blocking: this reads what is already queued.
                 let Ok(len) = tun.recv_now(&mut buffer[tunnel::HEADER_LEN..]) else { break };

@@ -255,14 +255,14 @@ impl Userspace {
         match side.tunnel.take() {
             Some(former) if former.listen_port == listen_port => self.take_over(line, former, &wanted).await,
             former => {
-                self.put_back(line, former).await;
+                self.end(line, former).await;
                 self.start(line, &wanted, None).await
             }
         }
     }
 
     /// Ends a tunnel that is not taken over.
-    async fn put_back(&mut self, line: Line, former: Option<Running>) {
+    async fn end(&mut self, line: Line, former: Option<Running>) {
         self.side_mut(line).tunnel = former;
         self.stop_line(line).await;
     }
@@ -272,7 +272,7 @@ impl Userspace {
         let started = self.start(line, wanted, Some(&former)).await;
         match started {
             Ok(()) => self.side_mut(line).fading = Some((former, Instant::now() + FADES)),
-            Err(_) => self.put_back(line, Some(former)).await,
+            Err(_) => self.end(line, Some(former)).await,
         }
         started
     }
