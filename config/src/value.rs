@@ -257,7 +257,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// RFC 1123 host names; a name of digits and dots alone is a mistyped address.
+/// RFC 1123 host names; one whose last label has no letter is a mistyped address (RFC 3696 section 2).
 fn host_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -265,7 +265,8 @@ fn host_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    name.len() <= 253 && name.split('.').all(label) && name.bytes().any(|b| b.is_ascii_alphabetic())
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(label) && last.bytes().any(|b| b.is_ascii_alphabetic())
 }
 
 impl fmt::Display for Endpoint {
@@ -316,9 +317,17 @@ mod tests {
         for good in ["192.0.2.1:51820", "[2001:db8::1]:51820", "hub.example.net:51820", "hub:1"] {
             assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), good);
         }
-        for bad in
-            ["192.0.2.1", "192.0.2.300:51820", "0.0.0.0:51820", "hub:0", "hub", "-x:1", ":51820", "a b:1"]
-        {
+        for bad in [
+            "192.0.2.1",
+            "192.0.2.300:51820",
+            "0.0.0.0:51820",
+            "hub:0",
+            "hub",
+            "-x:1",
+            ":51820",
+            "a b:1",
+            "hub.10:1",
+        ] {
             assert_eq!(bad.parse::<Endpoint>(), Err(NotAccepted), "{bad}");
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`state`] (what can be wished), [`plan`] (how a difference becomes changes), [`mtu`] and
 //! [`route`] (the two rules that keep large packets and the underlay alive), [`tunnel`] (ipip on the wire),
-//! [`relay`] (how hubs pass packets on to each other), [`nft`] (our own table), [`preflight`] and [`firewall`] (what the host must be asked), [`view`] (what is reported); then
+//! [`relay`] (how hubs pass packets on to each other), [`nft`] (our own table), [`preflight`] and [`firewall`] (what the host must be asked), [`view`] (what is reported), [`walk`] (how two maps are compared); then
 //! [`io`], which alone touches sockets, netlink and the clock.
 
 pub mod capture;

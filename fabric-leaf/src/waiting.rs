@@ -83,9 +83,13 @@ impl Owner {
                 private_file::write(&file, &bytes).map_err(|e| failed(e.to_string()))?;
                 self.ask_at = Instant::now() + ASK_FOLLOWED;
             }
-            None if self.waiting.is_some() => {
-                std::fs::remove_file(&file).map_err(|e| failed(format!("{}: {e}", file.display())))?;
-            }
+            None if self.waiting.is_some() => match std::fs::remove_file(&file) {
+                // Somebody took it away already: that must not leave the machine waiting.
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed(format!("{}: {error}", file.display())));
+                }
+                _ => {}
+            },
             None => {}
         }
         self.waiting = waiting;
