@@ -1,6 +1,7 @@
 //! The daemon's end of the administration socket.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -43,14 +44,23 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Opens the socket at `path`, for its owner alone. A socket that a dead daemon left is replaced; one that
-/// answers is an error (another daemon runs).
+/// How long a socket may still answer after its daemon was killed: a program that it was just starting has the socket
+/// too until it runs.
+const DYING: Duration = Duration::from_secs(1);
+
+/// Opens the socket at `path`, for its owner alone. A socket that a dead daemon left is replaced; one that goes on
+/// answering is an error (another daemon runs). Waits for a dying daemon, a second at most, without yielding: for the
+/// start of a daemon, before there is anything else to do.
 pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            let what = format!("another daemon answers at {}", path.display());
-            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, what));
+        let end = Instant::now() + DYING;
+        while std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if Instant::now() >= end {
+                let what = format!("another daemon answers at {}", path.display());
+                return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, what));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         std::fs::remove_file(path)?;
     }
@@ -74,6 +84,20 @@ mod tests {
     use super::*;
     use crate::{Client, ClientError, Node, Paths};
     use axum::routing::get;
+
+    /// A daemon that is just dying does not keep its successor from starting.
+    #[tokio::test]
+    async fn a_dying_daemon_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let dying = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let dies = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(dying);
+        });
+        listen(&path).unwrap();
+        dies.join().unwrap();
+    }
 
     /// An answer, a refusal with its code and a missing daemon are told apart.
     #[tokio::test]
