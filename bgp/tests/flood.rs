@@ -55,6 +55,13 @@ fn ten_million_prefixes_cost_the_flooder_its_session_and_nobody_anything() {
             most = most.max(resident_mib());
         }
         cut += u32::from(broken);
+        if sessions == 1 {
+            assert_eq!(
+                why_it_ended(&mut flooder),
+                Some((6, 1)),
+                "it wrote on and on, and may read why all the same"
+            );
+        }
     }
     assert!(
         sent >= WANTED && cut + 1 >= sessions && sessions > 1,
@@ -79,6 +86,17 @@ fn ten_million_prefixes_cost_the_flooder_its_session_and_nobody_anything() {
         heard.hear(&buffer[..n]);
     }
     assert!(heard.told.is_empty() && heard.notification.is_none());
+}
+
+/// Code and subcode of the NOTIFICATION that waits in a connection which the hub has closed.
+fn why_it_ended(stream: &mut TcpStream) -> Option<(u8, u8)> {
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+    let mut heard = Heard::default();
+    let mut buffer = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        heard.hear(&buffer[..n]);
+    }
+    heard.notification.map(|n| (n.code, n.subcode))
 }
 
 fn honest_route() -> Prefix {

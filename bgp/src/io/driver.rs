@@ -38,8 +38,13 @@ const WRITE_BYTES: usize = 4 << 20;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a last message may take to be taken by the peer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-/// What a peer may still send while it hears them; one that floods is cut.
+/// How long the end of the speaker waits for its last messages to be taken.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
+/// What a peer may still send while it hears them; of one that floods no more is read.
 const FAREWELL_BYTES: usize = 1 << 20;
+/// How long one that floods keeps its connection then, unread, before the close that resets it: a reset overtakes
+/// what the peer's kernel has not taken yet, so without this a flooder seldom learns why it was cut.
+const FLOODER_GRACE: Duration = Duration::from_millis(250);
 /// Refused connections that may hear why at once; more are closed without a word, lest a storm of them take every
 /// file descriptor.
 const REFUSALS_AT_ONCE: usize = 256;
@@ -212,8 +217,11 @@ async fn run(
     shared.inner.borrow_mut().listeners.clear();
     flush_and_write(&shared, &mut shared.inner.borrow_mut());
     shared.tell(|s, now| s.shutdown(&reason, now));
-    // The last messages are written by tasks of their own; they end by themselves.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // The last messages are written by tasks of their own; they end by themselves, most of them when the peer closes.
+    let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
+    while shared.leaving.get() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     drop(inbox);
     if let Some(answer) = done {
         let _ = answer.send(());
@@ -418,11 +426,14 @@ async fn farewell(stream: Rc<TcpStream>, last: Vec<u8>) {
         };
         owned.shutdown().await?;
         let mut sink = [0; 4096];
-        for _ in 0..FAREWELL_BYTES / sink.len() {
-            if owned.read(&mut sink).await? == 0 {
-                break;
+        let mut read = 0;
+        while read < FAREWELL_BYTES {
+            match owned.read(&mut sink).await? {
+                0 => return Ok(()),
+                n => read += n,
             }
         }
+        tokio::time::sleep(FLOODER_GRACE).await;
         std::io::Result::Ok(())
     };
     let _ = tokio::time::timeout(FAREWELL_TIMEOUT, talk).await;
