@@ -54,6 +54,8 @@ pub struct Client {
     socket: Option<Socket>,
     /// Where its session stands.
     pub state: State,
+    /// When its session came up, in this session.
+    pub up_at: Option<Instant>,
     /// What it holds.
     pub held: Held,
     /// When its End-of-RIB came, in this session.
@@ -126,6 +128,7 @@ impl Driver {
         let client = |_| Client {
             socket: None,
             state: State::Idle,
+            up_at: None,
             held: Held::new(&workload),
             end_of_rib: None,
             swept: 0,
@@ -202,6 +205,7 @@ impl Driver {
         client.socket = None;
         self.up -= usize::from(client.state == State::Up);
         client.state = State::Idle;
+        client.up_at = None;
         client.partial.clear();
         client.out.clear();
         client.sent = 0;
@@ -438,6 +442,7 @@ impl Driver {
             kind::KEEPALIVE => {
                 if self.clients[at].state == State::OpenConfirm {
                     self.clients[at].state = State::Up;
+                    self.clients[at].up_at = Some(Instant::now());
                     self.up += 1;
                     if self.slow == Some(at)
                         && let Some(socket) = &self.clients[at].socket

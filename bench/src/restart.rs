@@ -15,9 +15,9 @@ use crate::wire::Restart;
 /// The restart time that clients and reflector offer, in seconds.
 const RESTART_SECS: u16 = 120;
 /// How long the reflector is given to write down whom it serves, before it is killed.
-const CALM: Duration = Duration::from_millis(1500);
+const CALM: Duration = Duration::from_secs(3);
 /// How much later than the deferral End-of-RIB may come: the daemon's start and a loaded machine.
-const LATE: Duration = Duration::from_secs(3);
+const LATE: Duration = Duration::from_secs(5);
 /// How much earlier, by the clocks of two processes.
 const EARLY: Duration = Duration::from_millis(500);
 
@@ -107,7 +107,8 @@ fn again(
         d.dial_some(0..returning, returning);
         let who = &d.clients[..returning];
         if up.is_none() && who.iter().all(|c| c.state == State::Up) {
-            up = Some(begin.elapsed());
+            // By when each came up: this look may be late.
+            up = who.iter().filter_map(|c| c.up_at).max().map(|at| at.duration_since(begin));
         }
         if fresh.is_none() && up.is_some() && who.iter().all(|c| c.held.stale_count() <= away) {
             fresh = Some(begin.elapsed());
@@ -148,7 +149,7 @@ fn all_return(plan: &Plan, all: &Return, deferral: Duration) -> Vec<(bool, Strin
     let n = plan.n;
     // End-of-RIB says that the table is complete: only when the last one is back, and then at once.
     let (first, last) = (all.end_of_rib.map(|e| e.0), all.end_of_rib.map(|e| e.1));
-    let waited = first.zip(all.up).is_some_and(|(end, up)| end + Duration::from_millis(20) >= up);
+    let waited = first.zip(all.up).is_some_and(|(end, up)| end >= up);
     let prompt = last.is_some_and(|end| end < deferral);
     let (up, fresh) = (words(all.up), words(all.fresh));
     vec![
@@ -251,7 +252,7 @@ mod tests {
         assert!(good(&held()));
         for wrong in [
             Return { end_of_rib: Some((early, DEFERRAL)), ..held() },
-            Return { end_of_rib: Some((DEFERRAL, DEFERRAL * 2)), ..held() },
+            Return { end_of_rib: Some((DEFERRAL, DEFERRAL * 3)), ..held() },
             Return { swept: 26, ..held() },
             Return { exact: 8, ..held() },
             Return { fresh: Some(DEFERRAL), ..held() },
