@@ -81,12 +81,13 @@ fn silence_is_noticed_and_a_spent_ttl_refused() {
         }
         assert_eq!(bfd.view().sessions[0].packets_in, 0);
         peer.set_ttl(255).unwrap();
+        // Its time begins when this is heard; this test may be told that it is up much later.
+        let begin = Instant::now();
         peer.send_to(&packet.encode(), (a.local, 3784)).unwrap();
         until(&bfd, id, |n| n.state == State::Up).await;
         assert_eq!(bfd.view().sessions[0].detection_time_millis, 300);
-        let begin = Instant::now();
         let fell = until(&bfd, id, |n| n.fell.is_some()).await.fell.unwrap();
-        assert!(begin.elapsed() > Duration::from_millis(250), "not before its time");
+        assert!(begin.elapsed() >= Duration::from_millis(300), "not before its time");
         assert!(!fell.administrative && fell.diagnostic == Diagnostic::TIME_EXPIRED, "{fell:?}");
     });
 }

@@ -149,12 +149,14 @@ async fn codes_of_requests(seen: &mut BTreeSet<ReasonCode>) {
     let outside = hub.code(ip("127.99.0.1"), Operation::Challenge, b"{}").await;
     assert_eq!(outside, ReasonCode::SourceForbidden);
 
-    let hub = Hub::start_with(Limits { per_source_burst: 3, ..Limits::default() }, |_| {}).await;
+    let rated = Limits { per_source_burst: 3, per_source_per_sec: 1, ..Limits::default() };
+    let hub = Hub::start_with(rated, |_| {}).await;
     let mut codes = Vec::new();
-    for _ in 0..5 {
+    // The fourth, unless the machine stood still for a second meanwhile.
+    while codes.last() != Some(&ReasonCode::RateLimited) && codes.len() < 20 {
         codes.push(hub.code(from, op, b"{}").await);
     }
-    assert_eq!(codes[3], ReasonCode::RateLimited);
+    assert!(codes.len() > 3 && codes.last() == Some(&ReasonCode::RateLimited), "{codes:?}");
     assert_eq!(
         hub.code(ip("127.10.15.10"), op, b"{}").await,
         ReasonCode::RequestMalformed,
@@ -165,7 +167,7 @@ async fn codes_of_requests(seen: &mut BTreeSet<ReasonCode>) {
     let hub = Hub::start_with(Limits { in_flight: 1, ..Limits::default() }, |_| {}).await;
     let mut holder = hub.connect(from).await;
     holder.write_all(b"POST /v1/enroll HTTP/1.1\r\nhost: hub\r\ncontent-length: 100\r\n\r\n").await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(4);
+    let deadline = Instant::now() + Duration::from_secs(20);
     let mut code = hub.code(from, op, b"{}").await;
     while code != ReasonCode::HubBusy && Instant::now() < deadline {
         code = hub.code(from, op, b"{}").await;
@@ -511,10 +513,16 @@ async fn answers_wait_for_the_dataplane() {
     let hub = Hub::start_in(folder(), Limits::default(), never, |_| {}).await;
     let start = Instant::now();
     let admission = join(&hub, "aws", &keys(1), &[]).await.unwrap();
-    assert!((1..4).contains(&start.elapsed().as_secs()));
-    let start = Instant::now();
-    client::renew(&HubApi::of_admission(&admission).unwrap(), &keys(1), &admission).await.unwrap();
-    assert!(start.elapsed() < Duration::from_millis(900));
+    // Without its bound it would wait for ever.
+    assert!((1..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    // A machine that stands still for a moment is late by itself, but not three times; who waits is late each time.
+    let (api, mut last, mut times) = (HubApi::of_admission(&admission).unwrap(), admission, Vec::new());
+    for _ in 0..3 {
+        let start = Instant::now();
+        last = client::renew(&api, &keys(1), &last).await.unwrap();
+        times.push(start.elapsed());
+    }
+    assert!(times.iter().any(|took| *took < Duration::from_millis(900)), "{times:?}");
 }
 
 /// Time publishes by itself: a lease that runs out takes its claims out of the admissions.
@@ -526,7 +534,7 @@ async fn leases_run_out_by_themselves() {
     published.borrow_and_update();
     hub.advance(2);
     let expired = published.wait_for(|admissions| admissions.leaves[&aws.leaf].expired);
-    let admissions = tokio::time::timeout(Duration::from_secs(5), expired).await.unwrap().unwrap().clone();
+    let admissions = tokio::time::timeout(Duration::from_secs(20), expired).await.unwrap().unwrap().clone();
     assert!(admissions.leaves[&aws.leaf].claims.is_empty());
     let renewed = client::renew(&HubApi::of_admission(&aws).unwrap(), &keys(1), &aws).await.unwrap();
     assert_eq!(renewed.claims.len(), 1);

@@ -66,7 +66,7 @@ fn free_port() -> u16 {
 
 /// A port that was ours a moment ago may need a moment.
 async fn listen(address: Ipv4Addr, port: u16) -> TcpListener {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + Duration::from_secs(20);
     loop {
         match TcpListener::bind((address, port)).await {
             Ok(listener) => return listener,

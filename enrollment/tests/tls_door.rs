@@ -146,7 +146,7 @@ async fn another_key_is_refused() {
     // What the client ends with an alert, the server counts when it reads it.
     let begin = Instant::now();
     while house.hub.service.handshakes_failed() == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(begin.elapsed() < Duration::from_secs(20));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(house.hub.service.grants()["/v1/challenge"], 0, "nothing was said");
@@ -223,10 +223,11 @@ async fn slow_and_endless_clients_hold_up_nobody() {
 
     let begin = Instant::now();
     client::enroll(&door(&invite), &invite, &keys(1), &[]).await.unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // Held up, it would wait for the five seconds that a handshake may take.
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     let times = tries.join_all().await;
-    assert!(times.iter().all(|took| *took < Duration::from_secs(8)), "{times:?}");
-    let at_once = times.iter().filter(|took| **took < Duration::from_secs(2)).count();
+    assert!(times.iter().all(|took| *took < Duration::from_secs(15)), "{times:?}");
+    let at_once = times.iter().filter(|took| **took < Duration::from_secs(4)).count();
     assert!(at_once >= 16, "beyond 64 connections of one address each is ended at once: {at_once}");
     assert!(house.hub.service.handshakes_failed() >= 60, "{}", house.hub.service.handshakes_failed());
 }

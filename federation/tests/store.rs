@@ -72,14 +72,20 @@ async fn events_become_claims() {
     assert!(watched.borrow_and_update().is_empty());
 }
 
-/// A hundred events, one after the other, each durable and claimed, take milliseconds each: nothing polls.
+/// A hundred events, one after the other, each durable and claimed, take milliseconds each, and what this disk takes to
+/// keep something: nothing polls.
 #[tokio::test]
 async fn no_poll_between_event_and_claim() {
     let folder = tempfile::tempdir().unwrap();
     let federation = open(folder.path(), settings()).await;
     let mut watched = federation.claims();
-    let mut times = Vec::new();
+    let (mut times, mut syncs) = (Vec::new(), Vec::new());
+    let mut file = std::fs::File::create(folder.path().join("beside")).unwrap();
     for host in 1..=100 {
+        let before = Instant::now();
+        std::io::Write::write_all(&mut file, &[7; 4096]).unwrap();
+        file.sync_all().unwrap();
+        syncs.push(before.elapsed());
         let before = Instant::now();
         federation.emit(new(OBSERVED, &format!("10.81.10.{host}"))).await.unwrap();
         watched.changed().await.unwrap();
@@ -87,7 +93,10 @@ async fn no_poll_between_event_and_claim() {
         times.push(before.elapsed());
     }
     times.sort();
-    assert!(times[50] < Duration::from_millis(100), "median {:?}", times[50]);
+    syncs.sort();
+    let (median, sync) = (times[50], syncs[50]);
+    // A commit writes and syncs a few times; a poll would cost its interval each time.
+    assert!(median < Duration::from_millis(100) + 4 * sync, "median {median:?}, of a sync alone {sync:?}");
 }
 
 /// A known id is no event, whatever it says.

@@ -219,7 +219,8 @@ async fn the_database_stops_and_returns() {
             let begin = Instant::now();
             let operator = hub.registry.revoke(name("aws")).await.unwrap_err();
             assert_eq!(operator.code, ReasonCode::RegistryLost);
-            assert!(begin.elapsed() < Duration::from_millis(500), "refused at once: {:?}", begin.elapsed());
+            // Without asking the database, which would take the three seconds that a question may.
+            assert!(begin.elapsed() < Duration::from_secs(2), "refused at once: {:?}", begin.elapsed());
             // The longest lease is over by the clock, and nobody could have renewed it.
             hub.advance(10 * 365 * 86_400);
             hub.registry.tick().await.unwrap();

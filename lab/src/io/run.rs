@@ -164,7 +164,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let script = format!("sleep 60 & echo $! > {}; wait", file.display());
-        let error = run(&words(["sh", "-c", &script]), None, Duration::from_millis(500)).await.unwrap_err();
+        let error = run(&words(["sh", "-c", &script]), None, Duration::from_secs(2)).await.unwrap_err();
         assert!(matches!(error, LabError::Timeout { .. }));
         let pid: i32 = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
         for _ in 0..100 {
