@@ -4,12 +4,14 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::*;
 use dataplane::io::Choice;
 use dataplane::view::{Carrier, DropReason};
 
+/// Longest time for what must come before the tunnels' own timers, of 15 s and 25 s, would bring it.
+const QUICKLY: Duration = Duration::from_secs(10);
 const CLIENT_A: &str = "10.81.10.20";
 const CLIENT_B: &str = "10.82.10.20";
 
@@ -29,7 +31,7 @@ fn fabric(narrow: u32) -> (Lab, Node, Node, Node) {
 #[test]
 fn clients_reach_each_other_through_the_hub() {
     let (lab, hub, a, b) = fabric(1300);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     assert_eq!(exchange(&lab, "ca", "cb", CLIENT_B, 1 << 20), addr(CLIENT_A));
     assert_eq!(exchange(&lab, "cb", "ca", CLIENT_A, 1 << 20), addr(CLIENT_B));
     let report = a.report();
@@ -60,13 +62,13 @@ fn equal_owners_share_the_flows() {
 #[test]
 fn spoofed_inner_source_is_dropped_and_counted() {
     let (lab, _hub, mut a, mut b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "cb", CLIENT_A));
+    eventually("first ping", LIMIT, || ping(&lab, "cb", CLIENT_A));
     lab.sh("cb", "ip addr add 10.82.10.66/32 dev eth0");
     assert!(!lab.ok("cb", "ping -c3 -i0.2 -W1 -I 10.82.10.66 10.81.10.20"));
     assert_eq!(a.report().drops.get(&DropReason::Spoofed), Some(&3));
-    assert!(ping(&lab, "ca", CLIENT_B), "the honest client is not touched");
+    assert!(answered(&lab, "ca", CLIENT_B), "the honest client is not touched");
     a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3), ("10.82.10.66/32", 3)]));
-    assert!(lab.ok("cb", "ping -c1 -W1 -I 10.82.10.66 10.81.10.20"), "owned now");
+    assert!(lab.ok("cb", "ping -c1 -W10 -I 10.82.10.66 10.81.10.20"), "owned now");
     b.wish(&leaf_wish(3, 1500, &[]));
     assert!(!ping(&lab, "ca", CLIENT_B), "without a route nothing is wrapped");
 }
@@ -84,7 +86,7 @@ fn udp_ports() -> std::collections::BTreeSet<String> {
 fn the_second_wireguard_carries() {
     let (lab, _hub, mut a, _b) = fabric(1500);
     let passes = || {
-        eventually("ping", Duration::from_secs(8), || ping(&lab, "ca", CLIENT_B));
+        eventually("ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
         assert_eq!(exchange(&lab, "ca", "cb", CLIENT_B, 1 << 18), addr(CLIENT_A));
         assert_eq!(exchange(&lab, "cb", "ca", CLIENT_A, 1 << 18), addr(CLIENT_B));
     };
@@ -114,28 +116,36 @@ fn the_second_wireguard_carries() {
 #[test]
 fn fresh_keys_lose_nothing() {
     let (lab, mut hub, mut a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     common::fresh_keys_lose_nothing(&lab, &mut hub, &mut a);
 }
 
-/// Fresh keys toward a dead hub do not hold up what goes through the living one.
+/// Fresh keys toward a dead hub do not hold up what goes through the living one. A machine that stands still for a moment
+/// holds packets up by itself, so there are three tries; a tunnel that waits does so in each, for a second.
 #[test]
 fn a_tunnel_that_waits_holds_nobody_else_up() {
     let (lab, _hub, mut a, _b) = fabric(1500);
     let mut wish = by_second(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
     a.wish(&wish);
-    eventually("first ping", Duration::from_secs(8), || ping(&lab, "ca", CLIENT_B));
-    let ns = lab.ns("ca");
-    let pings = std::thread::spawn(move || {
-        run("ip", &["netns", "exec", &ns, "ping", "-q", "-i", "0.01", "-W", "1", "-c", "200", CLIENT_B])
-    });
-    std::thread::sleep(Duration::from_millis(300));
-    wish.wireguard.iter_mut().for_each(|first| first.private_key = key(78));
-    a.wish(&wish);
-    let said = pings.join().unwrap();
-    assert!(said.contains(" 200 received"), "{said}");
-    let slowest = said.lines().last().and_then(|line| line.split('/').nth(5)?.parse::<f64>().ok());
-    assert!(slowest.is_some_and(|ms| ms < 500.0), "{said}");
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
+    let mut slowest = Vec::new();
+    for fresh in [78, 79, 80] {
+        let ns = lab.ns("ca");
+        let pings = std::thread::spawn(move || {
+            run("ip", &["netns", "exec", &ns, "ping", "-q", "-i", "0.01", "-W", "10", "-c", "200", CLIENT_B])
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        wish.wireguard.iter_mut().for_each(|first| first.private_key = key(fresh));
+        a.wish(&wish);
+        let said = pings.join().unwrap();
+        assert!(said.contains(" 200 received"), "{said}");
+        let times = said.lines().last().and_then(|line| line.split('/').nth(5)?.parse::<f64>().ok());
+        slowest.push(times.unwrap_or_else(|| panic!("no times: {said}")));
+        if slowest.last().is_some_and(|ms| *ms < 500.0) {
+            return;
+        }
+    }
+    panic!("the slowest ping of each of three tries: {slowest:?} ms");
 }
 
 /// A peer with a fresh key that has not called with it: revoked, it has neither key from that moment; and when the former
@@ -143,14 +153,14 @@ fn a_tunnel_that_waits_holds_nobody_else_up() {
 #[test]
 fn an_awaited_peer_can_be_revoked_and_can_be_late() {
     let (lab, mut hub, mut a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     let with = |key_of: u8, leaf: &mut Node| {
         let mut wished = leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]);
         wished.wireguard.iter_mut().for_each(|wireguard| wireguard.private_key = key(key_of));
         leaf.wish(&wished);
     };
     hub.wish(&awaiting(100, 2));
-    assert!(ping(&lab, "ca", CLIENT_B), "the former key holds");
+    assert!(answered(&lab, "ca", CLIENT_B), "the former key holds");
     hub.wish(&hub_wish(&[3]));
     assert!(!ping(&lab, "ca", CLIENT_B), "revoked");
     with(100, &mut a);
@@ -158,15 +168,15 @@ fn an_awaited_peer_can_be_revoked_and_can_be_late() {
     hub.wish(&awaiting(101, 100));
     assert!(!ping(&lab, "ca", CLIENT_B), "no former key is in force that could be kept");
     hub.wish(&awaiting(100, 101));
-    eventually("the way back", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("the way back", LIMIT, || ping(&lab, "ca", CLIENT_B));
     hub.wish(&awaiting(102, 100));
-    assert!(ping(&lab, "ca", CLIENT_B));
+    assert!(answered(&lab, "ca", CLIENT_B));
     let mut late = awaiting(102, 100);
     late.wireguard.iter_mut().for_each(|wireguard| wireguard.former_keys.clear());
     hub.wish(&late);
     assert!(!ping(&lab, "ca", CLIENT_B), "the former key's time is up");
     with(102, &mut a);
-    eventually("the late one", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("the late one", LIMIT, || ping(&lab, "ca", CLIENT_B));
 }
 
 /// From the foyer only TCP to the enrollment API gets anywhere; then the same leaf runs with its own key and address,
@@ -194,12 +204,11 @@ fn key_change_of_enrollment_works_at_once() {
             std::thread::spawn(move || while listener.accept().is_ok() {});
         }
     });
-    let connects = |to: &'static str| {
-        lab.within("a", move || {
-            std::net::TcpStream::connect_timeout(&to.parse().unwrap(), Duration::from_millis(700)).is_ok()
-        })
+    let connects_within = |to: &'static str, limit: Duration| {
+        lab.within("a", move || std::net::TcpStream::connect_timeout(&to.parse().unwrap(), limit).is_ok())
     };
-    assert!(connects("10.255.15.1:8443"), "the enrollment API answers in the foyer");
+    let connects = |to: &'static str| connects_within(to, Duration::from_millis(700));
+    assert!(connects_within("10.255.15.1:8443", LIMIT), "the enrollment API answers in the foyer");
     assert!(!connects("10.255.15.1:179"), "nothing else does");
     assert!(!ping(&lab, "a", "10.255.15.1"));
     // A guest that routes more than it was given reaches neither the hub's overlay address nor another leaf.
@@ -213,56 +222,60 @@ fn key_change_of_enrollment_works_at_once() {
     assert!(hub.report().drops[&DropReason::Foyer] >= 3);
     // Admitted: the hub knows the new key before the leaf changes to it.
     hub.wish(&hub_wish(&[2, 3]));
-    let started = Instant::now();
+    let sent_again = || {
+        let counters = lab.sh("a", "nstat -asz TcpRetransSegs | grep TcpRetransSegs");
+        counters.split_whitespace().nth(1).and_then(|count| count.parse::<u64>().ok()).expect("nstat counts")
+    };
+    let before = sent_again();
     leaf.wish(&leaf_wish(2, 1500, &[]));
-    assert!(connects("10.255.0.1:179"), "the first connection after the change");
-    let took = started.elapsed();
-    assert!(took < Duration::from_millis(700), "{took:?}");
-    assert!(ping(&lab, "a", "10.255.0.3"), "and the hub relays to the other leaf");
+    assert!(connects_within("10.255.0.1:179", LIMIT), "the first connection after the change");
+    // Not a time, which the machine has a part in: had the first packet been lost, it would have been sent again.
+    assert_eq!(sent_again(), before, "the first packet is answered");
+    assert!(answered(&lab, "a", "10.255.0.3"), "and the hub relays to the other leaf");
 }
 
 /// A hub that starts anew is found again within seconds by leaves that send, although all its sessions are lost.
 #[test]
 fn restarted_hub_is_found_again() {
     let (lab, hub, _a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     hub.kill();
     assert!(!ping(&lab, "ca", CLIENT_B));
     let mut hub = lab.node("hub", Choice::InProcess);
     hub.wish(&hub_wish(&[2, 3]));
-    eventually("ping after the hub's restart", Duration::from_secs(5), || ping(&lab, "ca", CLIENT_B));
+    eventually("ping after the hub's restart", QUICKLY, || ping(&lab, "ca", CLIENT_B));
 }
 
 /// A hub that remembers where its leaves were calls them as soon as it is back, although they are silent.
 #[test]
 fn remembering_hub_calls_its_leaves() {
     let (lab, hub, _a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     hub.kill();
     let folder = tempfile::tempdir().unwrap();
     let memory = folder.path().join("peers.json");
     let start = || Node::start_remembering(lab.ns("hub"), Choice::InProcess, Some(memory.clone()));
     let mut hub = start();
     hub.wish(&hub_wish(&[2, 3]));
-    eventually("ping after the restart", Duration::from_secs(5), || ping(&lab, "ca", CLIENT_B));
-    eventually("written", Duration::from_secs(3), || memory.exists());
+    eventually("ping after the restart", QUICKLY, || ping(&lab, "ca", CLIENT_B));
+    eventually("written", LIMIT, || memory.exists());
     hub.kill();
     let mut hub = start();
     hub.wish(&hub_wish(&[2, 3]));
     // Nobody calls the hub meanwhile: the leaves' next keepalive is 25 s away.
-    eventually("calls", Duration::from_secs(4), || lab.ok("hub", "ping -c1 -W1 10.255.0.2"));
-    eventually("ping by the remembered ways", Duration::from_secs(2), || ping(&lab, "ca", CLIENT_B));
+    eventually("calls", QUICKLY, || lab.ok("hub", "ping -c1 -W1 10.255.0.2"));
+    eventually("ping by the remembered ways", QUICKLY, || ping(&lab, "ca", CLIENT_B));
 }
 
 /// Adding, changing and removing peers at the hub loses no packet of the others, and a roaming peer stays known.
 #[test]
 fn changes_of_one_peer_disturb_no_other() {
     let (lab, mut hub, _a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     let pinger = {
         let ns = lab.ns("ca");
         std::thread::spawn(move || {
-            run("ip", &["netns", "exec", &ns, "ping", "-q", "-i", "0.005", "-c", "300", "-W", "1", CLIENT_B])
+            run("ip", &["netns", "exec", &ns, "ping", "-q", "-i", "0.005", "-c", "300", "-W", "10", CLIENT_B])
         })
     };
     for round in 0..20u8 {
@@ -326,7 +339,7 @@ fn only_ours_is_touched() {
          nft flush chain inet fabric forward; ip neigh del proxy 10.82.10.20 dev lan; \
          ip route add 10.55.0.1/32 dev fab-tun proto 84",
     );
-    eventually("repair", Duration::from_secs(9), || {
+    eventually("repair", LIMIT, || {
         let report = a.dataplane.report().borrow().clone();
         report.converged
             && report.repairs > 0
@@ -377,8 +390,8 @@ fn findings_are_fixed_by_their_commands() {
         lab.sh("a", finding.fix.as_deref().unwrap());
     }
     assert_eq!(a.report().findings, []);
-    eventually("ping after the fixes", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
-    assert!(ping(&lab, "cb", CLIENT_A));
+    eventually("ping after the fixes", LIMIT, || ping(&lab, "ca", CLIENT_B));
+    assert!(answered(&lab, "cb", CLIENT_A));
 }
 
 /// The path MTU toward the hub is measured through routers with narrower links, and the report tells it.
@@ -408,7 +421,7 @@ fn path_mtu_is_measured() {
     assert_eq!(a("192.0.2.1:1"), 1500, "a silent path is as wide as the first link");
     let mut b = b;
     b.wish(&leaf_wish(3, 1300, &[]));
-    eventually("measured by the reconciler", Duration::from_secs(3), || {
+    eventually("measured by the reconciler", LIMIT, || {
         b.dataplane.report().borrow().path_mtu.get(&HUB.parse().unwrap()) == Some(&1300)
     });
 }
@@ -417,9 +430,9 @@ fn path_mtu_is_measured() {
 #[test]
 fn deleted_tun_is_made_again() {
     let (lab, _hub, a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     lab.sh("a", "ip link del fab-tun");
-    eventually("ping over the new device", Duration::from_secs(4), || ping(&lab, "ca", CLIENT_B));
+    eventually("ping over the new device", LIMIT, || ping(&lab, "ca", CLIENT_B));
     let report = a.report();
     assert!(report.converged && report.repairs >= 1, "{report:?}");
 }
@@ -428,11 +441,11 @@ fn deleted_tun_is_made_again() {
 #[test]
 fn wishes_can_be_taken_back() {
     let (lab, _hub, mut a, _b) = fabric(1500);
-    eventually("first ping", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("first ping", LIMIT, || ping(&lab, "ca", CLIENT_B));
     a.wish(&Default::default());
     assert_eq!(traces(&lab, "a"), "");
     a.wish(&leaf_wish(2, 1500, &[("10.82.10.20/32", 3)]));
-    eventually("ping again", Duration::from_secs(3), || ping(&lab, "ca", CLIENT_B));
+    eventually("ping again", LIMIT, || ping(&lab, "ca", CLIENT_B));
 }
 
 /// A client that was asking by ARP before the capture appeared hears of it at once: its own next question would come
@@ -447,9 +460,7 @@ fn new_capture_is_announced() {
     let asking = std::thread::spawn(move || {
         run("ip", &["netns", "exec", &ns, "ping", "-c1", "-W5", "10.81.10.77"]);
     });
-    eventually("the question", Duration::from_secs(3), || {
-        lab.ok("ca", "ip neigh show 10.81.10.77 | grep -q INCOMPLETE")
-    });
+    eventually("the question", LIMIT, || lab.ok("ca", "ip neigh show 10.81.10.77 | grep -q INCOMPLETE"));
     let mut wished = leaf_wish(2, 1500, &[("10.82.10.20/32", 3), ("10.81.10.77/32", 3)]);
     wished.captures =
         [dataplane::state::Capture::ProxyArp { interface: "lan".into(), address: addr("10.81.10.77") }]
