@@ -1,6 +1,7 @@
 //! A leaf gets fresh keys while a ping and a TCP stream go on.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,14 @@ impl std::fmt::Display for Flow {
     }
 }
 
+/// The begin of a Perl script that has `$s` connected to the address and port, once somebody listens there.
+pub fn dialled(address: Ipv4Addr, port: u16) -> String {
+    format!(
+        "for (1..100) {{ last if $s = IO::Socket::INET->new(PeerAddr => '{address}:{port}', Timeout => 5); \
+         select undef, undef, undef, 0.1 }} $s or die $!; $s->autoflush(1);"
+    )
+}
+
 /// Pings every 20 ms from the client `here`, and a TCP stream to it, for some seconds, with the client `there`.
 pub fn flow(
     f: &Arc<Fabric>,
@@ -50,11 +59,9 @@ pub fn flow(
         let far = tokio::spawn(async move { lab.exec(&at, &server, limit).await });
         let (pinging, to) = (f.clone(), there.client);
         let pinged = tokio::spawn(async move { ping(&pinging.lab, here, to, secs, EVERY_MS).await });
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let near: Vec<String> = perl(format!(
-            "$s = IO::Socket::INET->new(PeerAddr => '{}:7007') or die $!; $s->autoflush(1); \
-             for (1..{lines}) {{ printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 }} close $s",
-            here.client
+            "{} for (1..{lines}) {{ printf $s \"%04d%2000s\\n\", $_, 'x'; select undef, undef, undef, 0.1 }} close $s",
+            dialled(here.client, 7007)
         ));
         f.lab.exec(&client(there), &near, limit).await.map_err(|e| e.to_string())?;
         let got = far.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;

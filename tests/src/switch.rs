@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// Longest wait for anything.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// Namespaces with the daemons in them; all of it goes with this. The n-th node on the switch has 192.0.2.n on `eth0`.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use fabric_tests::ask::now_secs;
+use fabric_tests::stall::Stalls;
 use fabric_tests::switch::{Switch, ip};
 use serde_json::Value;
 
@@ -125,7 +126,7 @@ fn a_leaf_is_served_by_both_hubs() {
     let hubs = ["a", "b"].map(|hub| overlay(&net, hub));
     let both: Vec<&str> = hubs.iter().map(String::as_str).collect();
     let took = net.until("an enrolled leaf has a session with the second hub", || net.sessions("c", &both));
-    assert!(took < Duration::from_secs(15), "{took:?}: no minute's wait");
+    assert!(took < Duration::from_secs(30), "{took:?}: no minute's wait");
     // A leaf that enrolls now has both from the start.
     let of_two = net.must("a", &["invite", "--site", "oci"]);
     assert!(of_two.starts_with("fabric2-") && of_two.len() < 400, "{} characters", of_two.len());
@@ -139,12 +140,12 @@ fn a_leaf_is_served_by_both_hubs() {
     // The hub in the path is killed, and then again when it has just returned and is not in the path any more.
     let third = net.must("a", &["invite", "--site", "pve"]);
     std::thread::sleep(Duration::from_secs(2));
-    let begin = now_secs();
+    let (stalls, begin) = (Stalls::watch(), now_secs());
     net.kill("a");
     net.until("packets pass by the other hub", || net.flows() && net.hub("c", both[1])["preferred"] == true);
     let in_path = net.gap(begin);
     println!("longest gap, the hub in the path killed: {:.0} ms", in_path * 1e3);
-    assert!(in_path < 5.0, "{in_path}");
+    assert!(in_path < stalls.allow(5.0), "{in_path}");
 
     // Meanwhile everything goes on at the other hub.
     net.must("c", &["claims", "add", "10.81.10.21"]);
@@ -163,22 +164,22 @@ fn a_leaf_is_served_by_both_hubs() {
         ["c", "d", "e"].iter().all(|l| net.sessions(l, &both))
     });
     assert_eq!(net.hub("c", both[0])["preferred"], false, "it must have lived for a while first");
-    let begin = now_secs();
+    let (stalls, begin) = (Stalls::watch(), now_secs());
     net.kill("a");
     net.until("its death is noticed", || net.hub("c", both[0])["session"] != "Established");
     std::thread::sleep(Duration::from_secs(1));
     let beside = net.gap(begin);
     println!("longest gap, the other hub killed: {:.0} ms", beside * 1e3);
-    assert!(beside < 1.0, "{beside}");
+    assert!(beside < stalls.allow(1.0), "{beside}");
 
     // It comes back for good: the overlay goes back to it, and nothing is lost.
     net.start("a", "fabric-rr");
-    let begin = now_secs();
+    let (stalls, begin) = (Stalls::watch(), now_secs());
     net.until("the overlay is back", || ["c", "d"].iter().all(|l| net.hub(l, both[0])["preferred"] == true));
     std::thread::sleep(Duration::from_secs(1));
     let back = net.gap(begin);
     println!("longest gap, back again: {:.0} ms", back * 1e3);
-    assert!(back < 1.0, "{back}");
+    assert!(back < stalls.allow(1.0), "{back}");
 
     // Both dead, and the leaf reboots: it is as it was, with both hubs.
     net.kill("a");

@@ -11,7 +11,7 @@ use fabric_tests::space::{Space, peers, until};
 mod strict;
 
 const HUB: &str = "10.8.0.1";
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const REFLECTOR: &str = "\
 apiVersion: net.routerd.net/v1alpha1
@@ -80,10 +80,13 @@ async fn dumps_are_kept(dir: &Path) {
         let output = output.expect("bgpdump is installed (Debian package bgpdump)");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let routes = (1..=3).filter(|n| text.contains(&format!("|10.77.0.{n}/32|"))).count();
-        (routes != 3 || text.lines().count() != 3).then(|| format!("{routes} routes in\n{text}"))
+        // The first dump may be late enough to have the routes itself.
+        let former = dir.join("table.mrt.1").exists();
+        (routes != 3 || text.lines().count() != 3 || !former)
+            .then(|| format!("{routes} routes, a former dump: {former}\n{text}"))
     })
     .await;
-    assert!(dir.join("table.mrt.1").exists() && !dir.join("table.mrt.2").exists());
+    assert!(!dir.join("table.mrt.2").exists());
     assert!(!dir.join("table.mrt.new").exists() || dir.join("table.mrt").exists());
 }
 

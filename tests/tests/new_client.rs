@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fabric_tests::Check;
-use fabric_tests::ask::{eventually, exec, json, kernel_clients, now_secs, ping, routerctl};
+use fabric_tests::ask::{eventually, exec, json, kernel_clients, note, now_secs, ping, routerctl};
 use fabric_tests::harness::{Fabric, case, main as run};
 use lab::layout::{SITES, site};
 
 /// The client that appears: a second address of the aws site's client machine.
 const NEW: Ipv4Addr = Ipv4Addr::new(10, 81, 10, 21);
+/// How often a client may appear until all hear it within a second.
+const TRIES: usize = 3;
+/// Longest time for anything that has no time of its own.
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     run(
@@ -40,8 +44,25 @@ async fn claims(f: &Fabric) -> Result<Vec<String>, String> {
         .collect())
 }
 
+/// A machine that stands still for a moment is late by itself, so there are some tries; a fabric that is slow is late in
+/// each. A try ends where it began: nobody has the client's route.
 async fn observed(f: Arc<Fabric>) -> Check {
     exec(&f.lab, "aws-client", &format!("ip address add {NEW}/24 dev eth0")).await?;
+    let mut late = Vec::new();
+    while late.len() < TRIES {
+        let Some(wrong) = heard_in_time(&f).await? else { return Ok(()) };
+        note(&wrong);
+        late.push(wrong);
+        if late.len() < TRIES {
+            emit(&f, "expired", NEW).await?;
+            eventually(LIMIT, || gone(&f)).await?;
+        }
+    }
+    Err(format!("in {TRIES} tries: {late:?}"))
+}
+
+/// Lets the client appear; gives who heard it too late.
+async fn heard_in_time(f: &Fabric) -> Result<Option<String>, String> {
     let aws = site("aws").ok_or("no aws site")?;
     let mut pings = tokio::task::JoinSet::new();
     for other in aws.others() {
@@ -50,18 +71,21 @@ async fn observed(f: Arc<Fabric>) -> Check {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     let begin = now_secs();
-    emit(&f, "observed", NEW).await?;
-    let mut heard = 0;
+    emit(f, "observed", NEW).await?;
+    let (mut heard, mut late) = (0, None);
     while let Some(done) = pings.join_next().await {
         let (name, replies) = done.map_err(|error| error.to_string())?;
-        let first = replies?.into_iter().next().ok_or_else(|| format!("{name} hears nothing"))?;
+        heard += 1;
+        let Some(first) = replies?.into_iter().next() else {
+            late = Some(format!("{name} hears nothing"));
+            continue;
+        };
         let waited_ms = (first - begin) * 1000.0;
         if !(0.0..1000.0).contains(&waited_ms) {
-            return Err(format!("{name} heard the client {waited_ms:.0} ms after it was observed"));
+            late = Some(format!("{name} heard the client {waited_ms:.0} ms after it was observed"));
         }
-        heard += 1;
     }
-    if heard == 3 { Ok(()) } else { Err(format!("{heard} sites")) }
+    if heard == 3 { Ok(late) } else { Err(format!("{heard} sites")) }
 }
 
 async fn again(f: Arc<Fabric>) -> Check {
@@ -86,7 +110,7 @@ async fn captured(f: Arc<Fabric>) -> Check {
 
 async fn expired(f: Arc<Fabric>) -> Check {
     emit(&f, "expired", NEW).await?;
-    eventually(Duration::from_secs(2), || gone(&f)).await?;
+    eventually(LIMIT, || gone(&f)).await?;
     match claims(&f).await?.len() {
         4 => Ok(()),
         count => Err(format!("{count} claims are left")),
