@@ -1,19 +1,20 @@
 //! Messages on the wire: framing, OPEN, NOTIFICATION, ROUTE-REFRESH and the three sections of an UPDATE.
 //!
-//! The codec crate `rustbgpd-wire` is used here and nowhere else. Framing, attributes and NLRI are read by hand,
+//! The codec crate `rustbgpd-wire` is used here (and in `notification`) and nowhere else. Framing, attributes and NLRI are read by hand,
 //! because they are the hot path and need no allocation.
 
-use std::fmt;
+mod notification;
+
 use std::net::Ipv4Addr;
 
 use bytes::{Bytes, BytesMut};
-use rustbgpd_wire::notification::{decode_shutdown_communication, description};
 use rustbgpd_wire::{
-    AddPathFamily, AddPathMode, Afi, Capability, GracefulRestartFamily, LlgrFamily, NotificationCode,
-    OpenMessage, Safi,
+    AddPathFamily, AddPathMode, Afi, Capability, GracefulRestartFamily, LlgrFamily, OpenMessage, Safi,
 };
 
 use crate::types::{Family, RouterId};
+
+pub use notification::{Notification, cease};
 
 /// Octets of a message header (RFC 4271 section 4.1).
 pub const HEADER_LEN: usize = 19;
@@ -88,98 +89,6 @@ pub fn begin(out: &mut Vec<u8>, kind: u8) -> usize {
 pub fn finish(out: &mut [u8], at: usize) {
     let len = (out.len() - at) as u16;
     out[at + 16..at + 18].copy_from_slice(&len.to_be_bytes());
-}
-
-/// A NOTIFICATION (RFC 4271 section 4.5).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notification {
-    /// The error code.
-    pub code: u8,
-    /// The subcode.
-    pub subcode: u8,
-    /// What the code prescribes.
-    pub data: Vec<u8>,
-}
-
-/// Cease subcodes that are used here (RFC 4486, RFC 8538).
-pub mod cease {
-    /// Too many prefixes.
-    pub const MAX_PREFIXES: u8 = 1;
-    /// The operator stops the session.
-    pub const ADMINISTRATIVE_SHUTDOWN: u8 = 2;
-    /// The peer is no longer configured or admitted.
-    pub const PEER_DECONFIGURED: u8 = 3;
-    /// The peer may not connect.
-    pub const CONNECTION_REJECTED: u8 = 5;
-    /// The configuration changed.
-    pub const OTHER_CONFIGURATION_CHANGE: u8 = 6;
-    /// Another connection of the same peer was kept.
-    pub const CONNECTION_COLLISION: u8 = 7;
-    /// A limit is reached.
-    pub const OUT_OF_RESOURCES: u8 = 8;
-    /// The session and its routes end, graceful restart notwithstanding.
-    pub const HARD_RESET: u8 = 9;
-    /// BFD says that the peer does not answer (RFC 9384).
-    pub const BFD_DOWN: u8 = 10;
-}
-
-impl Notification {
-    /// A NOTIFICATION with its data.
-    pub fn new(code: u8, subcode: u8, data: Vec<u8>) -> Notification {
-        Notification { code, subcode, data }
-    }
-
-    /// Cease without data.
-    pub fn cease(subcode: u8) -> Notification {
-        Notification::new(6, subcode, Vec::new())
-    }
-
-    /// Cease with a text (RFC 9003), cut at 255 octets on a character's edge.
-    pub fn cease_with_text(subcode: u8, text: &str) -> Notification {
-        let mut end = text.len().min(255);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let mut data = vec![end as u8];
-        data.extend_from_slice(&text.as_bytes()[..end]);
-        Notification::new(6, subcode, data)
-    }
-
-    /// Reads a NOTIFICATION's body.
-    pub fn decode(body: &[u8]) -> Notification {
-        let (code, subcode) = (body.first().copied().unwrap_or(0), body.get(1).copied().unwrap_or(0));
-        Notification::new(code, subcode, body.get(2..).unwrap_or_default().to_vec())
-    }
-
-    /// Appends the whole message; data that do not fit are cut.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let at = begin(out, 3);
-        out.extend_from_slice(&[self.code, self.subcode]);
-        out.extend_from_slice(&self.data[..self.data.len().min(MAX_LEN - HEADER_LEN - 2)]);
-        finish(out, at);
-    }
-
-    /// The shutdown text of RFC 9003, if this carries one.
-    pub fn text(&self) -> Option<String> {
-        let may = self.code == 6 && matches!(self.subcode, 2..=4);
-        decode_shutdown_communication(&self.data).filter(|t| may && !t.is_empty())
-    }
-
-    /// Whether it ends graceful restart too (RFC 8538).
-    pub fn is_hard_reset(&self) -> bool {
-        self.code == 6 && self.subcode == cease::HARD_RESET
-    }
-}
-
-impl fmt::Display for Notification {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let code = NotificationCode::from_u8(self.code);
-        write!(f, "{}/{} {code}: {}", self.code, self.subcode, description(code, self.subcode))?;
-        match self.text() {
-            Some(text) => write!(f, ": {}", text.escape_debug()),
-            None => Ok(()),
-        }
-    }
 }
 
 /// The graceful restart capability as a peer sent it (RFC 4724, RFC 8538).
@@ -456,7 +365,7 @@ impl<'a> Update<'a> {
 }
 
 /// An address as the tables and NLRI hold it: 32 or 128 bits, network order from the top.
-pub trait Address: Copy + Eq + std::hash::Hash + fmt::Debug + 'static {
+pub trait Address: Copy + Eq + std::hash::Hash + std::fmt::Debug + 'static {
     /// The family.
     const FAMILY: Family;
     /// The number of bits.
@@ -646,14 +555,6 @@ mod tests {
         (m[16], m[17], m[18]) = (0x10, 0x01, 2);
         assert_eq!(frame(&m, false).unwrap_err().subcode, 2, "4097 octets need RFC 8654");
         assert_eq!(frame(&m, true), Ok(None));
-    }
-
-    #[test]
-    fn a_shutdown_text_is_cut_on_a_characters_edge() {
-        let n = Notification::cease_with_text(2, &"ä".repeat(200));
-        assert_eq!(n.data.len(), 255);
-        assert_eq!(n.text().unwrap(), "ä".repeat(127));
-        assert!(n.to_string().starts_with("6/2 "));
     }
 
     proptest! {

@@ -118,6 +118,8 @@ pub struct Peer {
     pub long_lived_until: [Option<Millis>; 2],
     /// Until when it is refused, because it sent too many prefixes.
     pub held_down_until: Millis,
+    /// The operator keeps it down, with this text for it (RFC 9003); may be empty.
+    pub kept_down: Option<String>,
     /// When it is dialled.
     pub dial: Dial,
     /// The wait before the attempt after the next one.
@@ -147,12 +149,21 @@ impl Peer {
             long_lived_secs: [0; 2],
             long_lived_until: [None; 2],
             held_down_until: 0,
+            kept_down: None,
             dial,
             backoff_ms: FIRST_RETRY_MS,
             since: now,
             last_error: None,
             established_count: 0,
             totals: Totals::default(),
+        }
+    }
+
+    /// What it is called: the leaf that its admission names, else its configured name or its address.
+    pub fn name(&self) -> String {
+        match &self.origin {
+            Origin::Dynamic { policy: Some(policy), .. } => policy.owner.clone(),
+            _ => self.key.to_string(),
         }
     }
 
@@ -209,7 +220,8 @@ impl Peer {
 
     /// Plans the next dial after a failure or a lost session; `luck` is any number.
     pub fn retry(&mut self, now: Millis, luck: u64) {
-        if matches!(self.origin, Origin::Named(_)) && self.conns.is_empty() {
+        let dialled = matches!(self.origin, Origin::Named(_)) && self.kept_down.is_none();
+        if dialled && self.conns.is_empty() {
             // From three quarters of the wait to all of it: never together, never later than promised.
             let wait = self.backoff_ms * 3 / 4 + luck % (self.backoff_ms / 4 + 1);
             self.dial = Dial::At(now + wait);
@@ -228,13 +240,15 @@ impl Peer {
         match end {
             End::Lost(_) => true,
             End::Received(n) => gr.notification && !n.is_hard_reset(),
-            // What we end because the peer broke a rule, or must go, takes its routes along; its silence and
-            // its second connection do not. Nor does BFD: ours ends with our control plane, so that its fall
+            // What we end because the peer broke a rule, or must go, takes its routes along; its silence, its
+            // second connection and an operator who has it begin afresh do not. Nor does BFD: ours ends with our control plane, so that its fall
             // cannot be told from a restart (RFC 5882 section 4.3.2.2).
             End::Sent(n) => {
                 matches!((n.code, n.subcode), (4, _) | (8, _)) && gr.notification
                     || (n.code, n.subcode) == (6, crate::message::cease::CONNECTION_COLLISION)
                     || (n.code, n.subcode) == (6, crate::message::cease::BFD_DOWN)
+                    || (n.code, n.subcode) == (6, crate::message::cease::ADMINISTRATIVE_RESET)
+                        && gr.notification
             }
         }
     }

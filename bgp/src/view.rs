@@ -19,7 +19,8 @@ pub struct PeerView {
     pub address: IpAddr,
     /// The AS number that it must have.
     pub remote_asn: u32,
-    /// The session's state in RFC 4271's words: Idle, Connect, OpenSent, OpenConfirm, Established.
+    /// The session's state in RFC 4271's words: Idle, Connect, Active, OpenSent, OpenConfirm, Established; or KeptDown:
+    /// the operator keeps it down.
     pub state: String,
     /// Seconds since it entered that state.
     pub since_secs: u64,
@@ -80,6 +81,9 @@ pub struct PeerView {
     pub prefix_warnings: u64,
     /// The last error in either direction, with its NOTIFICATION code.
     pub last_error: Option<String>,
+    /// The operator keeps it down, with this text for it (RFC 9003); may be empty.
+    #[serde(default)]
+    pub kept_down: Option<String>,
     /// How often it was Established.
     pub established_count: u64,
     /// Messages received in all sessions.
@@ -95,6 +99,18 @@ pub struct PeerView {
     pub bfd: Option<bfd::view::SessionView>,
     /// Whether it is behind the shared log and gets the latest state piece by piece.
     pub slow: bool,
+}
+
+/// What an operator has done to a neighbour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatedView {
+    /// The neighbour.
+    pub peer: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Whether it was otherwise before.
+    pub changed: bool,
 }
 
 /// What a neighbour has been asked to send again (RFC 2918).

@@ -22,6 +22,12 @@ impl Refusal {
         Refusal(status, ApiError { code: code.into(), message: message.into(), fix: None })
     }
 
+    /// Names what mends it.
+    pub fn fix(mut self, fix: impl Into<String>) -> Refusal {
+        self.1.fix = Some(fix.into());
+        self
+    }
+
     /// The request makes no sense.
     pub fn bad_request(message: impl Into<String>) -> Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, "request-malformed", message)

@@ -9,13 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bgp::io::{Speaker, TableDump};
-use bgp::speaker::RefreshError;
+use bgp::speaker::{OperateError, RefreshError, TEXT_MAX};
 use bgp::types::Prefix;
-use bgp::view::{PeerView, RefreshView, RejectedView, RoutePage, RouteQuery, StationView};
+use bgp::view::{OperatedView, PeerView, RefreshView, RejectedView, RoutePage, RouteQuery, StationView};
 
 use crate::mine::Rejects;
 use crate::server::Refusal;
-use crate::wire::{PeerRoutes, RefreshPeer, RouteFilter};
+use crate::wire::{OperatePeer, PeerRoutes, RefreshPeer, RouteFilter};
 
 /// Finds the speaker of now; none before a leaf is enrolled.
 pub type Find = Arc<dyn Fn() -> Option<Speaker> + Send + Sync>;
@@ -37,6 +37,9 @@ pub fn router(find: Find, hubs: Rejects) -> Router {
         .route("/v1/bgp/advertised", get(advertised))
         .route("/v1/bgp/rejected", rejected)
         .route("/v1/bgp/refresh", post(refresh))
+        .route("/v1/bgp/shutdown", post(shutdown))
+        .route("/v1/bgp/enable", post(enable))
+        .route("/v1/bgp/reset", post(reset))
         .route("/v1/bgp/mrt", get(mrt))
         .route("/v1/bgp/stations", get(stations))
         .with_state(find)
@@ -79,12 +82,67 @@ async fn advertised(State(find): State<Find>, Query(asked): Query<PeerRoutes>) -
 async fn refresh(State(find): State<Find>, Json(asked): Json<RefreshPeer>) -> Answer<RefreshView> {
     match there(&find)?.refresh(asked.peer.clone()).await {
         Some(Ok(view)) => Ok(Json(view)),
-        Some(Err(why @ RefreshError::Unknown)) => Err(Refusal::not_found(format!("{}: {why}", asked.peer))),
+        Some(Err(why @ RefreshError::Unknown)) => Err(unknown(&asked.peer, why)),
         Some(Err(why)) => {
             Err(Refusal::new(StatusCode::CONFLICT, "not-refreshable", format!("{}: {why}", asked.peer)))
         }
-        None => Err(Refusal::new(StatusCode::CONFLICT, "shutting-down", "the BGP speaker is shutting down")),
+        None => Err(stopping()),
     }
+}
+
+/// Keeps a neighbour down until it is let back or this daemon starts again.
+async fn shutdown(State(find): State<Find>, Json(asked): Json<OperatePeer>) -> Answer<OperatedView> {
+    let OperatePeer { peer, text } = told(asked)?;
+    let done = operated(&peer, there(&find)?.keep_down(peer.clone(), text.clone()).await)?;
+    tracing::info!(neighbour = done.peer, address = %done.address, text, "kept down by the operator");
+    Ok(Json(done))
+}
+
+async fn enable(State(find): State<Find>, Json(asked): Json<OperatePeer>) -> Answer<OperatedView> {
+    let done = operated(&asked.peer, there(&find)?.enable(asked.peer.clone()).await)?;
+    tracing::info!(neighbour = done.peer, address = %done.address, "let back by the operator");
+    Ok(Json(done))
+}
+
+async fn reset(State(find): State<Find>, Json(asked): Json<OperatePeer>) -> Answer<OperatedView> {
+    let OperatePeer { peer, text } = told(asked)?;
+    let done = operated(&peer, there(&find)?.reset(peer.clone(), text.clone()).await)?;
+    tracing::info!(neighbour = done.peer, address = %done.address, text, "session reset by the operator");
+    Ok(Json(done))
+}
+
+/// A text that would be cut on its way is refused.
+fn told(asked: OperatePeer) -> Result<OperatePeer, Refusal> {
+    match asked.text.len() {
+        0..=TEXT_MAX => Ok(asked),
+        octets => {
+            let what = format!("the text has {octets} octets; a neighbour can be told {TEXT_MAX} (RFC 9003)");
+            Err(Refusal::bad_request(what).fix("say it shorter"))
+        }
+    }
+}
+
+fn operated(
+    peer: &str,
+    outcome: Option<Result<OperatedView, OperateError>>,
+) -> Result<OperatedView, Refusal> {
+    match outcome {
+        Some(Ok(view)) => Ok(view),
+        Some(Err(why @ OperateError::Unknown)) => Err(unknown(peer, why)),
+        Some(Err(why @ OperateError::NoSession)) => {
+            let refusal = Refusal::new(StatusCode::CONFLICT, "no-session", format!("{peer}: {why}"));
+            Err(refusal.fix("see `routerctl bgp peers` for its state and its last error"))
+        }
+        None => Err(stopping()),
+    }
+}
+
+fn unknown(peer: &str, why: impl std::fmt::Display) -> Refusal {
+    Refusal::not_found(format!("{peer}: {why}")).fix("see `routerctl bgp peers` for names and addresses")
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(StatusCode::CONFLICT, "shutting-down", "the BGP speaker is shutting down")
 }
 
 async fn known(speaker: &Speaker, peer: &str) -> Result<(), Refusal> {
@@ -92,7 +150,7 @@ async fn known(speaker: &Speaker, peer: &str) -> Result<(), Refusal> {
     if peer == "local" || speaker.knows(peer.into()).await {
         return Ok(());
     }
-    Err(Refusal::not_found(format!("no neighbour has the name or address {peer}")))
+    Err(unknown(peer, OperateError::Unknown))
 }
 
 /// What this node keeps out, and after that what its hubs keep out of what it has sent.

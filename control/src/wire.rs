@@ -9,6 +9,7 @@
 //! | `GET /v1/bgp/routes` | both | `bgp::view::RoutePage` |
 //! | `GET /v1/bgp/received`, `/v1/bgp/advertised` | both | [`PeerRoutes`] → `bgp::view::RoutePage` |
 //! | `POST /v1/bgp/refresh` | both | [`RefreshPeer`] → `bgp::view::RefreshView` |
+//! | `POST /v1/bgp/shutdown`, `/v1/bgp/enable`, `/v1/bgp/reset` | both | [`OperatePeer`] → `bgp::view::OperatedView` |
 //! | `GET /v1/bgp/mrt` | both | an MRT table dump (RFC 6396), octets |
 //! | `GET /v1/bgp/stations` | both | list of `bgp::view::StationView` |
 //! | `GET /v1/bgp/explain` | both | [`crate::explain::RouteAnswer`] |
@@ -419,6 +420,16 @@ pub struct RouteFilter {
 pub struct RefreshPeer {
     /// Its name or address.
     pub peer: String,
+}
+
+/// Names the neighbour of `POST /v1/bgp/shutdown`, `/v1/bgp/enable` and `/v1/bgp/reset`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OperatePeer {
+    /// Its name or address.
+    pub peer: String,
+    /// What it is told (RFC 9003), at most 255 octets of UTF-8; nothing where the session is let back.
+    #[serde(default)]
+    pub text: String,
 }
 
 /// Names the neighbour of `GET /v1/bgp/received` and `/v1/bgp/advertised`.

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::handle::{Command, Speaker};
 use crate::explain::{Asked, Explanation};
 use crate::session::Millis;
-use crate::speaker::{Cursor, Dump, Listing, RefreshError};
-use crate::view::{RefreshView, RejectedView, RoutePage, RouteQuery, RouteView};
+use crate::speaker::{Cursor, Dump, Listing, OperateError, RefreshError};
+use crate::view::{OperatedView, RefreshView, RejectedView, RoutePage, RouteQuery, RouteView};
 
 impl Speaker {
     /// Has the speaker answer a question on its own thread.
@@ -54,6 +54,22 @@ impl Speaker {
     /// shut down.
     pub async fn refresh(&self, peer: String) -> Option<Result<RefreshView, RefreshError>> {
         self.look(move |speaker, _| speaker.ask_refresh(&peer)).await
+    }
+
+    /// Keeps the neighbour of this name or address down, and tells it why (RFC 9003, at most
+    /// [`crate::speaker::TEXT_MAX`] octets); `None` once the speaker has been shut down.
+    pub async fn keep_down(&self, peer: String, text: String) -> Option<Result<OperatedView, OperateError>> {
+        self.look(move |speaker, now| speaker.keep_down(&peer, &text, now)).await
+    }
+
+    /// Lets it back; `None` once the speaker has been shut down.
+    pub async fn enable(&self, peer: String) -> Option<Result<OperatedView, OperateError>> {
+        self.look(move |speaker, now| speaker.enable(&peer, now)).await
+    }
+
+    /// Has its session begin afresh; `None` once the speaker has been shut down.
+    pub async fn reset(&self, peer: String, text: String) -> Option<Result<OperatedView, OperateError>> {
+        self.look(move |speaker, now| speaker.reset(&peer, &text, now)).await
     }
 
     /// The paths that `query` selects, by prefix, the best first, and how many there are beside.

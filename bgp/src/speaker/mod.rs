@@ -5,7 +5,7 @@
 //! then writes what [`Speaker::gather`] offers. [`Speaker::next_action`] says which connections to open or close.
 //! Reading order: this file (connections), `ingress` (routes in), `output` (routes out), `publish`
 //! (best paths), `neighbors` (configuration, and what outlives a session), `long_lived` (for how
-//! much longer), `refresh` (asked by us), `shown`, `explained` and `walked`
+//! much longer), `refresh` (asked by us), `operated` (by a person), `shown`, `explained` and `walked`
 //! (views), `watched` (BMP).
 
 mod explained;
@@ -15,6 +15,7 @@ mod liveness;
 mod long_lived;
 mod multipath;
 mod neighbors;
+mod operated;
 mod output;
 mod publish;
 mod refresh;
@@ -44,6 +45,7 @@ use crate::settings::{DynamicPeers, Guard, Liveness, SpeakerConfig};
 use crate::store::{SourceId, Sources, Store};
 use crate::types::{Family, PeerKey, Prefix};
 
+pub use operated::{OperateError, TEXT_MAX};
 pub use refresh::RefreshError;
 pub use walked::{Cursor, Dump, Listing};
 

@@ -18,9 +18,9 @@ use crate::settings::{DynamicPeers, Neighbor, Originated};
 use crate::store::SourceId;
 use crate::types::{Family, PeerKey, Prefix};
 
-/// Dynamic peers that have gone and are still shown: at most so many beyond the limit of sessions.
-/// Its NOTIFICATION code (RFC 4271 section 4.5).
+/// The NOTIFICATION code of silence (RFC 4271 section 4.5).
 const HOLD_TIMER_EXPIRED: u8 = 4;
+/// Dynamic peers that have gone and are still shown: at most so many beyond the limit of sessions.
 const GONE_KEPT: usize = 1024;
 
 type Refusal = (&'static str, Notification);
@@ -40,15 +40,26 @@ impl Speaker {
             return Err(("session-limit", Notification::cease(cease::OUT_OF_RESOURCES)));
         }
         match direction {
-            Direction::Out(key) if self.peers.contains_key(&key) => Ok((key, true)),
+            Direction::Out(key) if self.peers.contains_key(&key) => self.unless_kept_down(key, true),
             Direction::Out(_) => Err(("neighbour-removed", Notification::cease(cease::PEER_DECONFIGURED))),
             Direction::In => {
                 let named = |p: &&Peer| p.address == remote && matches!(p.origin, Origin::Named(_));
                 match self.peers.values().find(named) {
-                    Some(peer) => Ok((peer.key.clone(), false)),
-                    None => self.admit_dynamic(remote, now).map(|key| (key, false)),
+                    Some(peer) => self.unless_kept_down(peer.key.clone(), false),
+                    None => {
+                        let key = self.admit_dynamic(remote, now)?;
+                        self.unless_kept_down(key, false)
+                    }
                 }
             }
+        }
+    }
+
+    /// Refuses a neighbour that the operator keeps down, with his words (RFC 9003).
+    fn unless_kept_down(&self, key: PeerKey, outbound: bool) -> Result<(PeerKey, bool), Refusal> {
+        match self.peers.get(&key).and_then(|p| p.kept_down.as_deref()) {
+            Some(text) => Err(("kept-down", super::operated::kept_down(text))),
+            None => Ok((key, outbound)),
         }
     }
 
@@ -89,7 +100,8 @@ impl Speaker {
             return;
         }
         let idle = |p: &&Peer| {
-            matches!(p.origin, Origin::Dynamic { .. }) && p.conns.is_empty() && p.source.is_none()
+            let dynamic = matches!(p.origin, Origin::Dynamic { .. });
+            dynamic && p.conns.is_empty() && p.source.is_none() && p.kept_down.is_none()
         };
         if let Some(key) = self.peers.values().filter(idle).min_by_key(|p| p.since).map(|p| p.key.clone()) {
             self.peers.remove(&key);
@@ -97,7 +109,7 @@ impl Speaker {
     }
 
     /// What the most specific matching group says of an address; `None`: it may not connect.
-    fn dynamic_origin(&self, remote: IpAddr) -> Option<Origin> {
+    pub(super) fn dynamic_origin(&self, remote: IpAddr) -> Option<Origin> {
         let matches = self.groups.iter().flat_map(|g| g.source_prefixes.iter().map(move |p| (g, p)));
         let (group, _) = matches.filter(|(_, p)| p.contains(&remote)).max_by_key(|(_, p)| p.prefix_len())?;
         let policy = match &group.admission {
@@ -209,7 +221,7 @@ impl Speaker {
         }
     }
 
-    fn no_longer_expected(&mut self, address: IpAddr) {
+    pub(super) fn no_longer_expected(&mut self, address: IpAddr) {
         if let Some((_, expected)) = &mut self.restarting {
             expected.remove(&address);
             if expected.is_empty() {
@@ -319,7 +331,8 @@ impl Speaker {
                 let (from, guard) = (n.local_address, n.options.guard.clone());
                 self.actions.push_back(Action::Dial { peer: key.clone(), to, from, guard });
             }
-            let idle = matches!(peer.origin, Origin::Dynamic { .. }) && peer.conns.is_empty();
+            let dynamic = matches!(peer.origin, Origin::Dynamic { .. });
+            let idle = dynamic && peer.conns.is_empty() && peer.kept_down.is_none();
             let forgotten = peer.since + GONE_SHOWN_SECS * 1000;
             if idle && peer.source.is_none() && forgotten <= now {
                 gone.push(key.clone());
@@ -442,7 +455,9 @@ impl Speaker {
     fn expel(&mut self, key: &PeerKey, why: &str, now: Millis) {
         let conns = self.peers.get(key).map(|p| p.conns.clone()).unwrap_or_default();
         for slot in conns {
-            self.stop(slot, Notification::cease_with_text(cease::PEER_DECONFIGURED, why), now);
+            let n = Notification::cease_with_text(cease::PEER_DECONFIGURED, why);
+            let n = self.hard_where_agreed(slot, n);
+            self.stop(slot, n, now);
         }
         self.remembered_version += 1;
         if let Some(source) = self.peers.remove(key).and_then(|p| p.source) {
@@ -454,6 +469,9 @@ impl Speaker {
     pub fn set_neighbors(&mut self, neighbors: Vec<Neighbor>, now: Millis) {
         let wished: BTreeMap<PeerKey, Neighbor> =
             neighbors.into_iter().map(|n| (PeerKey::Named(n.name.clone()), n)).collect();
+        // A neighbour that changes stays as the operator left it.
+        let down = |p: &Peer| Some((p.key.clone(), p.kept_down.clone()?));
+        let mut kept_down: BTreeMap<PeerKey, String> = self.peers.values().filter_map(down).collect();
         let named: Vec<PeerKey> =
             self.peers.keys().filter(|k| matches!(k, PeerKey::Named(_))).cloned().collect();
         for key in named {
@@ -479,7 +497,11 @@ impl Speaker {
                     }
                 }
                 None => {
-                    let peer = Peer::new(key.clone(), n.address.to_canonical(), Origin::Named(n), now);
+                    let mut peer = Peer::new(key.clone(), n.address.to_canonical(), Origin::Named(n), now);
+                    peer.kept_down = kept_down.remove(&key);
+                    if peer.kept_down.is_some() {
+                        peer.dial = Dial::Rest;
+                    }
                     self.peers.insert(key, peer);
                     self.wake(now);
                 }

@@ -25,7 +25,7 @@ impl Speaker {
     /// it marks where they begin and end, and what it has not repeated between goes.
     pub fn ask_refresh(&mut self, name: &str) -> Result<RefreshView, RefreshError> {
         let peer = self.peer_called(name).ok_or(RefreshError::Unknown)?;
-        let (peer_name, address, slots) = (peer.key.to_string(), peer.address, peer.conns.clone());
+        let (peer_name, address, slots) = (peer.name(), peer.address, peer.conns.clone());
         let up = |conn: &Conn| conn.session.state() == State::Established;
         let slot = slots.into_iter().find(|slot| self.conn(*slot).is_some_and(up));
         let conn = slot.and_then(|slot| self.conns.get_mut(slot)?.as_mut());

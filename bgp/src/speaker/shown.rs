@@ -85,7 +85,7 @@ impl Speaker {
         };
         let last_error = peer.last_error.clone();
         PeerView {
-            name: leaf.clone().unwrap_or_else(|| peer.key.to_string()),
+            name: peer.name(),
             address: peer.address,
             remote_asn: peer.remote_asn(),
             state: state_of(peer, conn).to_string(),
@@ -114,6 +114,7 @@ impl Speaker {
             near_prefix_limit: conns().any(|c| c.near_limit),
             prefix_warnings: totals.prefix_warnings,
             last_error,
+            kept_down: peer.kept_down.clone(),
             established_count: peer.established_count,
             messages_in: totals.messages_in,
             updates_in: totals.updates_in,
@@ -375,6 +376,7 @@ fn state_of(peer: &Peer, conn: Option<&Conn>) -> &'static str {
         Some(State::Closed) | None => match peer.dial {
             Dial::Trying => "Connect",
             Dial::At(_) => "Active",
+            Dial::Rest if peer.kept_down.is_some() => "KeptDown",
             Dial::Rest => "Idle",
         },
     }

@@ -3,6 +3,7 @@
 mod add_path;
 mod long_lived;
 mod multipath;
+mod operated;
 mod protocol;
 mod restart;
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ::bgp::view::{PeerView, RefreshView, RejectedView, RoutePage, RouteView, StationView};
+use ::bgp::view::{OperatedView, PeerView, RefreshView, RejectedView, RoutePage, RouteView, StationView};
 use clap::{Args, Subcommand};
 use control::Client;
-use control::wire::RefreshPeer;
+use control::wire::{OperatePeer, RefreshPeer};
 use serde::Serialize;
 
 use crate::context::{Context, with_query};
@@ -59,6 +59,36 @@ enum BgpVerb {
     Refresh {
         /// The neighbour, by name or address
         neighbour: String,
+    },
+    /// Ends a neighbour's session and keeps it down, until `bgp enable` or the daemon's next start
+    #[command(
+        after_help = "Examples:\n  routerctl bgp shutdown aws\n  routerctl bgp shutdown 192.0.2.7 --text maintenance\n\n\
+        Its routes go at once, here and (RFC 8538) there; those of a hub are kept by a leaf as after any lost \
+        session (fail static)."
+    )]
+    Shutdown {
+        /// The neighbour, by name or address
+        neighbour: String,
+        /// What it is told (RFC 9003), at most 255 octets
+        #[arg(long, default_value = "", hide_default_value = true)]
+        text: String,
+    },
+    /// Lets a neighbour back that was shut down
+    #[command(after_help = "Example: routerctl bgp enable aws")]
+    Enable {
+        /// The neighbour, by name or address
+        neighbour: String,
+    },
+    /// Has a neighbour's session begin afresh
+    #[command(after_help = "Example: routerctl bgp reset aws\n\n\
+        For its routes alone `bgp refresh` is enough. Where both ends keep routes over NOTIFICATIONs (RFC 8538) \
+        none goes meanwhile.")]
+    Reset {
+        /// The neighbour, by name or address
+        neighbour: String,
+        /// What it is told (RFC 9003), at most 255 octets
+        #[arg(long, default_value = "", hide_default_value = true)]
+        text: String,
     },
     /// Shows the routes that policy keeps out, each with its reason; on a leaf also what the hub keeps out
     #[command(after_help = "Example: routerctl bgp rejected")]
@@ -115,6 +145,32 @@ pub async fn run(context: &Context, args: BgpArgs) -> Result<Answer, Failure> {
         BgpVerb::Refresh { neighbour } => {
             let asked: RefreshView = client.post("/v1/bgp/refresh", &RefreshPeer { peer: neighbour }).await?;
             context.answer(&asked, refreshed)
+        }
+        BgpVerb::Shutdown { neighbour, text } => {
+            let asked = OperatePeer { peer: neighbour, text };
+            let done: OperatedView = client.post("/v1/bgp/shutdown", &asked).await?;
+            context.answer(&done, |done| {
+                let word = if done.changed { "is" } else { "was already" };
+                format!(
+                    "{} ({}) {word} kept down; `routerctl bgp enable {}` lets it back",
+                    done.peer, done.address, done.peer
+                )
+            })
+        }
+        BgpVerb::Enable { neighbour } => {
+            let asked = OperatePeer { peer: neighbour, text: String::new() };
+            let done: OperatedView = client.post("/v1/bgp/enable", &asked).await?;
+            context.answer(&done, |done| match done.changed {
+                true => format!("{} ({}) may come back", done.peer, done.address),
+                false => format!("{} ({}) was not kept down", done.peer, done.address),
+            })
+        }
+        BgpVerb::Reset { neighbour, text } => {
+            let asked = OperatePeer { peer: neighbour, text };
+            let done: OperatedView = client.post("/v1/bgp/reset", &asked).await?;
+            context.answer(&done, |done| {
+                format!("the session with {} ({}) begins afresh", done.peer, done.address)
+            })
         }
         BgpVerb::Rejected => {
             let rejected: Vec<RejectedView> = client.get("/v1/bgp/rejected").await?;
