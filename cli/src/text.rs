@@ -1,6 +1,9 @@
 //! Text for people: tables, durations, amounts. Pure.
 
 use std::fmt::{self, Display, Write};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
 
 /// A table with aligned columns.
 #[derive(Debug, Clone)]
@@ -117,6 +120,24 @@ pub fn yes(value: bool) -> String {
     if value { "yes".into() } else { "no".into() }
 }
 
+/// Reads a prefix; an address is its host prefix.
+pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let wrong = |_| format!("`{text}` is no prefix; write for example 198.51.100.0/24 or 2001:db8::/32");
+    address.or_else(|_| text.parse().map_err(wrong))
+}
+
+/// Reads an IPv4 prefix; an address is its /32.
+pub fn parse_prefix4(text: &str) -> Result<Ipv4Net, String> {
+    match parse_prefix(text) {
+        Ok(IpNet::V4(prefix)) => Ok(prefix),
+        Ok(IpNet::V6(_)) => {
+            Err(format!("`{text}` is IPv6, and clients have IPv4 addresses; write for example 10.81.10.0/24"))
+        }
+        Err(_) => Err(format!("`{text}` is no IPv4 prefix; write for example 10.81.10.0/24")),
+    }
+}
+
 /// Reads `90s`, `15m`, `1h` or `2d`.
 pub fn parse_seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no duration; write for example 90s, 15m, 1h or 2d");
@@ -143,6 +164,19 @@ mod tests {
         assert_eq!(utc(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(utc(1_709_251_199), "2024-02-29 23:59:59");
         assert_eq!(utc(1_767_225_599), "2025-12-31 23:59:59");
+    }
+
+    /// An address is its host prefix, and what is no prefix is named with an example.
+    #[test]
+    fn prefixes() {
+        assert_eq!(parse_prefix("198.51.100.7").unwrap().to_string(), "198.51.100.7/32");
+        assert_eq!(parse_prefix("2001:db8::/32").unwrap().to_string(), "2001:db8::/32");
+        assert_eq!(parse_prefix4("10.81.10.0/24").unwrap().to_string(), "10.81.10.0/24");
+        for (wrong, why) in [("10.81.10.0/33", "is no prefix"), ("aws", "198.51.100.0/24")] {
+            assert!(parse_prefix(wrong).unwrap_err().contains(why));
+        }
+        assert!(parse_prefix4("2001:db8::/32").unwrap_err().contains("is IPv6"));
+        assert!(parse_prefix4("10.81.10").unwrap_err().contains("10.81.10.0/24"));
     }
 
     /// Columns line up, no line ends in blanks, and an escape sequence from elsewhere is defused.

@@ -30,7 +30,8 @@ impl Refusal {
 
     /// The request makes no sense.
     pub fn bad_request(message: impl Into<String>) -> Refusal {
-        Refusal::new(StatusCode::BAD_REQUEST, "request-malformed", message)
+        let refusal = Refusal::new(StatusCode::BAD_REQUEST, "request-malformed", message);
+        refusal.fix("correct the value; --help of the verb says what it may be")
     }
 
     /// There is no such thing.

@@ -507,6 +507,11 @@ pub fn invite(
     now: u64,
 ) -> Result<(Invite, Change), Refusal> {
     let order = order.checked(&state.settings)?;
+    // A mistyped name would let a new machine in under it, instead of replacing one.
+    if order.replace && state.leaf(&order.site).is_none() {
+        let message = format!("there is no leaf {} whose machine could be replaced", order.site);
+        return Err(Refusal::new(ReasonCode::LeafUnknown, message));
+    }
     if state.invite(&id).is_some() {
         return Err(Refusal::new(ReasonCode::InviteInvalid, "the random id exists already; ask again"));
     }

@@ -132,6 +132,9 @@ async fn replacement() {
     let plain = hub.invite(order("pve", &["10.0.0.0/8"])).await;
     assert_eq!(ask(&plain, 2, &[]).await.unwrap_err(), ReasonCode::SiteTaken);
 
+    let mistyped = InviteOrder { replace: true, ..order("pwe", &["10.99.9.0/24"]) };
+    let refused = hub.registry.create_invite(mistyped).await.err().map(|refusal| refusal.code);
+    assert_eq!(refused, Some(ReasonCode::LeafUnknown));
     let invite = hub.invite(InviteOrder { replace: true, ..order("pve", &["10.99.9.0/24"]) }).await;
     let new = ask(&invite, 2, &[]).await.unwrap();
     assert_eq!((&new.leaf, new.overlay, &new.claims), (&old.leaf, old.overlay, &old.claims));

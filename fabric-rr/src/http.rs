@@ -14,6 +14,7 @@ use control::wire::{
     NodeStatus, ResourceView, RouteName,
 };
 use enrollment::approval::Verdict;
+use enrollment::reason::ReasonCode;
 use enrollment::view::ClaimHistoryView;
 
 use crate::run::{Enrolled, Hub};
@@ -253,7 +254,26 @@ async fn revoke(State(hub): State<Arc<Hub>>, Path(name): Path<String>) -> Answer
 fn refused(refusal: enrollment::reason::Refusal) -> Refusal {
     let code = refusal.code;
     let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let error =
-        ApiError { code: code.as_str().into(), message: refusal.to_string(), fix: Some(code.fix().into()) };
+    // What an operator does about it may differ from what somebody at a leaf does.
+    let fix = match code {
+        ReasonCode::LeafUnknown => "see `routerctl leaves` for the names of the leaves",
+        other => other.fix(),
+    };
+    let error = ApiError { code: code.as_str().into(), message: refusal.message, fix: Some(fix.into()) };
     Refusal(status, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The operator reads the code once, and is not sent to a leaf for a name that he has mistyped.
+    #[test]
+    fn a_refusal_speaks_to_the_operator() {
+        let Refusal(status, error) =
+            refused(enrollment::reason::Refusal::new(ReasonCode::LeafUnknown, "there is no leaf awz"));
+        assert_eq!((status, error.code.as_str()), (StatusCode::NOT_FOUND, "leaf-unknown"));
+        assert_eq!(error.message, "there is no leaf awz");
+        assert!(error.fix.is_some_and(|fix| fix.contains("routerctl leaves")));
+    }
 }

@@ -103,8 +103,12 @@ async fn resources(context: &Context, kind: Kind) -> Result<Vec<ResourceView>, F
 fn named(kind: Kind, name: &str, all: Vec<ResourceView>) -> Result<ResourceView, Failure> {
     let known = text::list(all.iter().map(|r| &r.metadata.name));
     all.into_iter().find(|r| r.metadata.name == name).ok_or_else(|| {
-        Failure::bad("not-found", format!("there is no {kind}/{}", text::plain(name)))
-            .fix(format!("there are: {known}"))
+        Failure::bad("not-found", format!("there is no {kind}/{}", text::plain(name))).fix(
+            match known.as_str() {
+                "-" => format!("no {kind} is configured here: `routerctl schema {kind}` shows what one says"),
+                known => format!("there are: {known}"),
+            },
+        )
     })
 }
 

@@ -66,10 +66,10 @@ struct InitArgs {
     #[arg(long, value_name = "IP_OR_NAME[:PORT]", value_parser = endpoint, required = true, value_delimiter = ',')]
     endpoint: Vec<Endpoint>,
     /// Prefix of the nodes' own addresses [default: 10.255.0.0/20]
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, value_name = "PREFIX", value_parser = text::parse_prefix4)]
     overlay_prefix: Option<Ipv4Net>,
     /// Prefix in which leaves may claim addresses; may be repeated [default: the private ones of RFC 1918]
-    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',', value_parser = text::parse_prefix4)]
     permit: Vec<Ipv4Net>,
     /// Autonomous system number of the fabric [default: 64512]
     #[arg(long, value_name = "N")]

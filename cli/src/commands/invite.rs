@@ -50,7 +50,7 @@ struct NewArgs {
     #[arg(long, value_name = "SITE", conflicts_with_all = ["site", "uses"])]
     replace: Option<String>,
     /// Prefix of the underlay from which it may be used; may be repeated [default: any]
-    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',', value_parser = text::parse_prefix)]
     source: Vec<IpNet>,
     /// Each machine waits until it is approved: `routerctl leaves pending`
     #[arg(long)]
@@ -62,7 +62,7 @@ struct NewArgs {
     #[arg(long)]
     qr: bool,
     /// Prefix whose addresses the leaf may claim; may be repeated [default: the policy's]
-    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',', value_parser = text::parse_prefix4)]
     permit: Vec<Ipv4Net>,
     /// How many addresses the leaf may claim [default: the policy's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
