@@ -225,6 +225,7 @@ mod tests {
 
     fn peer(n: u8, net: &str, handshake: Option<u64>) -> WireguardPeerView {
         WireguardPeerView {
+            line: Default::default(),
             public_key: PublicKey([n; 32]),
             endpoint: None,
             last_handshake_secs_ago: handshake,
@@ -244,7 +245,7 @@ mod tests {
             peer(2, "10.255.0.3/32", Some(400)),
             peer(3, "10.255.0.4/32", None),
         ];
-        let report = Report { peers, ..Report::default() };
+        let report = Report { peers: peers.into(), ..Report::default() };
         let own = Ipv4Addr::new(10, 255, 0, 2);
         let standing = Standing { own, overlay: "10.255.0.0/20".parse().unwrap(), report: &report };
         let state = |a: &str| resolve(a.parse().unwrap(), standing);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use dataplane::state::{Filter, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
+use dataplane::state::{Filter, Peers, PrivateKey, PublicKey, Target, Wireguard, WireguardPeer, Wished};
 use enrollment::identity::WireguardKey;
 use enrollment::invite::Invite;
 use ipnet::Ipv4Net;
@@ -21,7 +21,7 @@ pub fn wished(invite: &Invite, hub_key: &WireguardKey, endpoint: SocketAddr, lis
         listen_port,
         addresses: BTreeSet::from([Ipv4Net::from(invite.foyer_address)]),
         mtu: FOYER_MTU,
-        peers: BTreeMap::from([(PublicKey(hub_key.0), peer)]),
+        peers: Peers::unit(PublicKey(hub_key.0), peer),
         former_keys: BTreeMap::new(),
     };
     Wished {

@@ -5,8 +5,8 @@
 //! whether the kernel has WireGuard and ipip or this process has to carry the packets itself over a TUN device.
 //!
 //! Reading order: [`state`] (what can be wished), [`plan`] (how a difference becomes changes), [`mtu`] and
-//! [`route`] (the two rules that keep large packets and the underlay alive), [`tunnel`] (ipip on the wire),
-//! [`relay`] (how hubs pass packets on to each other), [`nft`] (our own table), [`preflight`] and [`firewall`] (what the host must be asked), [`view`] (what is reported), [`walk`] (how two maps are compared); then
+//! [`route`] (the two rules that keep large packets and the underlay alive), [`tunnel`] (ipip on the wire), [`reach`] (which peer carries what),
+//! [`relay`] (how hubs pass packets on to each other), [`nft`] (our own table), [`preflight`] and [`firewall`] (what the host must be asked), [`view`] (what is reported), [`walk`] (what differs between two maps); then
 //! [`io`], which alone touches sockets, netlink and the clock.
 
 pub mod capture;
@@ -16,6 +16,7 @@ pub mod mtu;
 pub mod nft;
 pub mod plan;
 pub mod preflight;
+pub mod reach;
 pub mod relay;
 pub mod route;
 pub mod state;

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::state::{
-    Capture, FilterState, Line, PrivateKey, PublicKey, Relay, Route, State, Tunnel, Wireguard, WireguardPeer,
-    Wished,
+    Capture, FilterState, Line, Peers, PrivateKey, PublicKey, Relay, Route, State, Tunnel, Wireguard,
+    WireguardPeer, Wished,
 };
-use crate::walk::side_by_side;
+use crate::walk::differing;
 
 /// One step; each is idempotent, so that a step that is repeated or that finds its work done is no error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,9 +118,43 @@ impl Device {
     }
 }
 
+/// The peers of each line as they were seen and wished when nothing had to change: what neither side has changed since
+/// needs no second look. Whoever knows of none compares all.
+#[derive(Debug, Default)]
+pub struct Agreed {
+    first: (Peers, Peers),
+    second: (Peers, Peers),
+}
+
+impl Agreed {
+    /// The same as [`plan`] at the cost of what has changed since the last time that nothing had to.
+    pub fn plan(&mut self, seen: &State, wished: &Wished) -> Vec<Change> {
+        let changes = compare(self, seen, wished);
+        if changes.is_empty() {
+            self.first = agreement(seen.wireguard.as_ref(), wished.wireguard.as_ref());
+            self.second = agreement(seen.second.as_ref(), wished.second.as_ref());
+        }
+        changes
+    }
+}
+
+/// Where fresh keys are under way, a peer that needs no change now may need one as soon as another one does.
+fn agreement(seen: Option<&Wireguard>, wished: Option<&Wireguard>) -> (Peers, Peers) {
+    match (seen, wished) {
+        (Some(seen), Some(wished)) if seen.former_keys.is_empty() && wished.former_keys.is_empty() => {
+            (seen.peers.clone(), wished.peers.clone())
+        }
+        _ => Default::default(),
+    }
+}
+
 /// The changes that turn `seen` into `wished`: first what is in the way goes, from the edge inwards, then what is
 /// missing comes, from the underlay outwards, filters before routes. Empty if nothing has to change.
 pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
+    compare(&Agreed::default(), seen, wished)
+}
+
+fn compare(agreed: &Agreed, seen: &State, wished: &Wished) -> Vec<Change> {
     let goal = State::apart_from_wireguard(wished, seen.protection.clone(), seen.carrier);
     let mut changes = Vec::new();
     changes.extend(seen.captures.difference(&goal.captures).cloned().map(Change::RemoveCapture));
@@ -135,11 +169,12 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
     }
     // The second goes before the first and comes after it: in process it lives by the first one's device.
     if wished.second.is_none() {
-        plan_wireguard(Line::Second, seen.second.as_ref(), None, &mut changes);
+        plan_wireguard(Line::Second, &agreed.second, seen.second.as_ref(), None, &mut changes);
     }
-    plan_wireguard(Line::First, seen.wireguard.as_ref(), wished.wireguard.as_ref(), &mut changes);
+    let (first, goal_first) = (seen.wireguard.as_ref(), wished.wireguard.as_ref());
+    plan_wireguard(Line::First, &agreed.first, first, goal_first, &mut changes);
     if let Some(second) = &wished.second {
-        plan_wireguard(Line::Second, seen.second.as_ref(), Some(second), &mut changes);
+        plan_wireguard(Line::Second, &agreed.second, seen.second.as_ref(), Some(second), &mut changes);
     }
     if let Some(tunnel) = goal.tunnel.filter(|_| goal.tunnel != seen.tunnel) {
         changes.push(Change::SetTunnel(tunnel));
@@ -154,25 +189,33 @@ pub fn plan(seen: &State, wished: &Wished) -> Vec<Change> {
     changes
 }
 
-fn plan_wireguard(line: Line, seen: Option<&Wireguard>, goal: Option<&Wireguard>, changes: &mut Vec<Change>) {
+fn plan_wireguard(
+    line: Line,
+    agreed: &(Peers, Peers),
+    seen: Option<&Wireguard>,
+    goal: Option<&Wireguard>,
+    changes: &mut Vec<Change>,
+) {
     let Some(goal) = goal else {
         changes.extend(seen.map(|_| Change::RemoveWireguard(line)));
         return;
     };
-    let none = (BTreeMap::new(), BTreeMap::new());
+    let none = (Peers::new(), BTreeMap::new());
     let (seen_peers, awaited) = seen.map_or((&none.0, &none.1), |w| (&w.peers, &w.former_keys));
     let succeeded = succeeded(seen_peers, goal);
     let kept: BTreeSet<_> = succeeded.values().collect();
     let mut different = Vec::new();
-    for (key, was, is) in side_by_side(seen_peers, &goal.peers) {
-        match is {
-            None if kept.contains(key) => {}
-            None => changes.push(Change::RemovePeer(line, *key)),
-            Some(peer) if was.is_some_and(|was| was.satisfies(peer)) => {}
-            Some(peer) => different.push((key, peer)),
+    let since = differing(&agreed.0, seen_peers).chain(differing(&agreed.1, &goal.peers));
+    for key in since.collect::<BTreeSet<_>>() {
+        match (seen_peers.get(key), goal.peers.get(key)) {
+            (None, None) => {}
+            (Some(_), None) if kept.contains(key) => {}
+            (Some(_), None) => changes.push(Change::RemovePeer(line, *key)),
+            (Some(was), Some(peer)) if was.satisfies(peer) => {}
+            (_, Some(peer)) => different.push((key, peer)),
         }
     }
-    let idle = awaited.keys().filter(|fresh| !goal.peers.contains_key(fresh));
+    let idle = awaited.keys().filter(|fresh| !goal.peers.contains_key(*fresh));
     changes.extend(idle.map(|key| Change::RemovePeer(line, *key)));
     let device = Device::of(goal);
     if !seen.is_some_and(|w| Device::of(w).satisfies(&device)) {
@@ -189,13 +232,13 @@ fn plan_wireguard(line: Line, seen: Option<&Wireguard>, goal: Option<&Wireguard>
 
 /// The former keys in force that stay so for now, by the fresh keys that will take their place. One that carries other
 /// prefixes than the fresh one must is replaced at once.
-fn succeeded(seen: &BTreeMap<PublicKey, WireguardPeer>, goal: &Wireguard) -> BTreeMap<PublicKey, PublicKey> {
+fn succeeded(seen: &Peers, goal: &Wireguard) -> BTreeMap<PublicKey, PublicKey> {
     let stays = |fresh: &PublicKey, former: &PublicKey| match (seen.get(former), goal.peers.get(fresh)) {
         (Some(was), Some(is)) => !goal.peers.contains_key(former) && was.allowed_ips == is.allowed_ips,
         _ => false,
     };
     let mut taken = BTreeSet::new();
-    let fresh = goal.former_keys.iter().filter(|(fresh, _)| !seen.contains_key(fresh));
+    let fresh = goal.former_keys.iter().filter(|(fresh, _)| !seen.contains_key(*fresh));
     let former = |(fresh, former): (&PublicKey, &Vec<PublicKey>)| {
         let found = former.iter().find(|key| stays(fresh, key) && taken.insert(**key))?;
         Some((*fresh, *found))
@@ -318,7 +361,7 @@ mod tests {
                 listen_port,
                 addresses,
                 mtu,
-                peers,
+                peers: peers.into(),
                 former_keys,
             },
         )
@@ -424,11 +467,42 @@ mod tests {
             for line in Line::BOTH {
                 let (Some(seen), Some(goal)) = (state.line(line), goal.line_mut(line)) else { continue };
                 goal.listen_port = if goal.listen_port == 0 { seen.listen_port } else { goal.listen_port };
-                for (key, peer) in &mut goal.peers {
-                    peer.endpoint = peer.endpoint.or(seen.peers[key].endpoint);
-                }
+                let learned = |(key, peer): (&PublicKey, &WireguardPeer)| {
+                    let endpoint = peer.endpoint.or(seen.peers[key].endpoint);
+                    (*key, WireguardPeer { endpoint, ..peer.clone() })
+                };
+                goal.peers = goal.peers.iter().map(learned).collect();
             }
             prop_assert_eq!(state, goal);
+        }
+
+        /// Remembering what agreed never hides a change: not of the wish, and not one behind our back.
+        #[test]
+        fn what_agreed_hides_nothing(
+            mut wished in wished(),
+            then in vec((key(), option::of(peer()), key(), option::of(peer())), 1..6),
+            other in wished(),
+            carrier in carrier(),
+        ) {
+            let (mut agreed, mut state) = (Agreed::default(), State { carrier, ..State::default() });
+            let set = |wireguard: &mut Option<Wireguard>, key: PrivateKey, peer| {
+                let peers = wireguard.as_mut().map(|w: &mut Wireguard| &mut w.peers);
+                match (peers, peer) {
+                    (Some(peers), Some(peer)) => drop(peers.insert(key.public(), peer)),
+                    (peers, _) => drop(peers.and_then(|peers| peers.remove(&key.public()))),
+                }
+            };
+            for (key, peer, drifted, drift) in then {
+                for _ in 0..3 {
+                    let changes = agreed.plan(&state, &wished);
+                    prop_assert_eq!(&changes, &plan(&state, &wished));
+                    changes.into_iter().for_each(|change| apply(&mut state, change));
+                }
+                set(&mut wished.wireguard, key, peer);
+                set(&mut state.wireguard, drifted, drift);
+            }
+            prop_assert_eq!(agreed.plan(&state, &wished), plan(&state, &wished));
+            prop_assert_eq!(agreed.plan(&state, &other), plan(&state, &other));
         }
 
         /// A change of one peer touches no other peer and not the device.

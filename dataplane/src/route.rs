@@ -1,9 +1,10 @@
 //! Routes: where they lead, what they must never cover, and the lookup that the in-process path uses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use imbl::HashMap;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -188,7 +189,8 @@ fn reserved(prefix: Ipv4Net) -> Option<Ipv4Net> {
     nets.find(|net| net.contains(&prefix) || prefix.contains(net))
 }
 
-/// Longest-prefix lookup for the packet path: one hash probe for host routes, a short list for the rest.
+/// Longest-prefix lookup for the packet path: one hash probe for host routes, a short list for the rest. A copy shares
+/// what it has in common with its original.
 #[derive(Debug, Clone)]
 pub struct Lookup<T> {
     hosts: HashMap<u32, T>,
@@ -202,22 +204,44 @@ impl<T> Default for Lookup<T> {
     }
 }
 
-impl<T> FromIterator<(Ipv4Net, T)> for Lookup<T> {
+impl<T: Clone> FromIterator<(Ipv4Net, T)> for Lookup<T> {
     fn from_iter<I: IntoIterator<Item = (Ipv4Net, T)>>(entries: I) -> Self {
         let mut lookup = Lookup::default();
-        for (net, value) in entries {
-            if net.prefix_len() == 32 {
-                lookup.hosts.insert(net.addr().to_bits(), value);
-            } else {
-                lookup.nets.push((net.network().to_bits(), net.netmask().to_bits(), value));
-            }
-        }
-        lookup.nets.sort_by_key(|(_, mask, _)| std::cmp::Reverse(*mask));
+        entries.into_iter().for_each(|(net, value)| drop(lookup.insert(net, value)));
         lookup
     }
 }
 
-impl<T> Lookup<T> {
+impl<T: Clone> Lookup<T> {
+    /// Sets the value of a prefix; gives the one that it had.
+    pub fn insert(&mut self, net: Ipv4Net, value: T) -> Option<T> {
+        let (bits, mask) = (net.network().to_bits(), net.netmask().to_bits());
+        if net.prefix_len() == 32 {
+            return self.hosts.insert(bits, value);
+        }
+        match self.place(bits, mask) {
+            Ok(at) => Some(std::mem::replace(&mut self.nets[at].2, value)),
+            Err(at) => {
+                self.nets.insert(at, (bits, mask, value));
+                None
+            }
+        }
+    }
+
+    /// Takes the value of a prefix out.
+    pub fn remove(&mut self, net: Ipv4Net) -> Option<T> {
+        let (bits, mask) = (net.network().to_bits(), net.netmask().to_bits());
+        if net.prefix_len() == 32 {
+            return self.hosts.remove(&bits);
+        }
+        self.place(bits, mask).ok().map(|at| self.nets.remove(at).2)
+    }
+
+    /// Where a prefix shorter than a host route is, or would be.
+    fn place(&self, bits: u32, mask: u32) -> Result<usize, usize> {
+        self.nets.binary_search_by(|(net, of, _)| (mask, bits).cmp(&(*of, *net)))
+    }
+
     /// The value of the longest prefix that holds `address`.
     #[inline]
     pub fn find(&self, address: Ipv4Addr) -> Option<&T> {
@@ -231,7 +255,7 @@ impl<T> Lookup<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{PrivateKey, Wireguard, WireguardPeer};
+    use crate::state::{Peers, PrivateKey, Wireguard, WireguardPeer};
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().unwrap()
@@ -287,7 +311,7 @@ mod tests {
             listen_port: 0,
             addresses: BTreeSet::new(),
             mtu: 1420,
-            peers: [(key.public(), peer)].into(),
+            peers: Peers::unit(key.public(), peer),
             former_keys: Default::default(),
         };
         let routes = [(net("203.0.113.0/24"), Target::Wireguard), (net("203.0.112.0/24"), Target::Wireguard)];
@@ -308,5 +332,14 @@ mod tests {
         assert_eq!(find("10.1.2.4"), Some(16));
         assert_eq!(find("10.9.9.9"), Some(8));
         assert_eq!(find("11.0.0.1"), None);
+        let (mut less, copy) = (table.clone(), table);
+        assert_eq!(
+            (less.remove(net("10.1.0.0/16")), less.insert(net("10.1.2.3/32"), 33)),
+            (Some(16), Some(32))
+        );
+        assert_eq!((less.insert(net("10.0.0.0/8"), 9), less.remove(net("10.2.0.0/16"))), (Some(8), None));
+        let both = |a: &str| [&less, &copy].map(|table| table.find(a.parse().unwrap()).copied());
+        assert_eq!(both("10.1.2.4"), [Some(9), Some(16)]);
+        assert_eq!(both("10.1.2.3"), [Some(33), Some(32)]);
     }
 }

@@ -25,10 +25,11 @@ pub const ROUTE_PROTOCOL: u8 = 84;
 
 /// One of the two WireGuard interfaces of a node. Each has its own table of AllowedIPs, so that a leaf with two hubs
 /// takes overlay packets from either of them, whichever it sends through itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Line {
     /// `fab-wg`: every node has it.
+    #[default]
     First,
     /// `fab-wg1`: toward the second hub.
     Second,
@@ -66,6 +67,10 @@ pub struct Wished {
     pub filter: Filter,
 }
 
+/// Peers by public key. A hub has thousands: a copy shares what it has in common with its original, and two maps are
+/// compared without looking at what they share.
+pub type Peers = imbl::OrdMap<PublicKey, WireguardPeer>;
+
 /// A WireGuard interface with its peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Wireguard {
@@ -79,7 +84,7 @@ pub struct Wireguard {
     /// MTU of the interface in octets, 576 to 9,000; see [`mtu::mtus`].
     pub mtu: u16,
     /// Peers by public key.
-    pub peers: BTreeMap<PublicKey, WireguardPeer>,
+    pub peers: Peers,
     /// Peers with fresh keys: by fresh key, the former ones. A former key that is in force stays so until the peer calls
     /// with the fresh one, which then takes its place with nothing lost; what is seen has one former key, and the fresh one
     /// is not among the peers until then.
@@ -230,7 +235,7 @@ impl State {
         }
     }
 
-    /// The same without the WireGuard interfaces, whose peers are too many to be copied at each comparison.
+    /// The same without the WireGuard interfaces.
     pub(crate) fn apart_from_wireguard(wished: &Wished, protection: Protection, carrier: Carrier) -> State {
         let (routes, _) = protection.admit(wished);
         let routes: BTreeMap<_, _> = routes.into_iter().map(|(p, t)| (p, wished.route(t))).collect();

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use crate::mtu::IPIP_OVERHEAD;
+use crate::reach::{Peer, Reach};
 use crate::route::Lookup;
 use crate::state::{Foyer, Line, Relay, State, Target};
 use crate::view::DropReason;
@@ -113,8 +114,8 @@ pub struct Table {
     /// This node's addresses on the fabric.
     own: HashSet<u32>,
     routes: Lookup<Target>,
-    /// Peer number by AllowedIPs.
-    peers: Lookup<usize>,
+    /// Peer by AllowedIPs.
+    peers: Lookup<Peer>,
     /// Whether there are two WireGuard interfaces at all.
     two_lines: bool,
     foyer: Option<Foyer>,
@@ -163,17 +164,15 @@ pub enum Incoming {
 }
 
 impl Table {
-    /// Compiles the table from what is now in force.
-    pub fn compile(state: &State, foyer: Option<Foyer>) -> Table {
+    /// Compiles the table from what is now in force; `reach` is what the table before this one left.
+    pub fn compile(state: &State, foyer: Option<Foyer>, reach: &mut Reach) -> Table {
         let wireguard = state.wireguard.as_ref();
-        let peers = wireguard.into_iter().chain(&state.second).flat_map(|w| w.peers.values()).enumerate();
-        let peers = peers.flat_map(|(n, peer)| peer.allowed_ips.iter().map(move |net| (*net, n)));
         let routes = state.routes.iter().filter_map(|(net, route)| Some((*net, route.target?)));
         Table {
             local: state.tunnel.map(|t| t.local),
             own: wireguard.into_iter().flat_map(|w| &w.addresses).map(|a| a.addr().to_bits()).collect(),
             routes: routes.collect(),
-            peers: peers.collect(),
+            peers: reach.follow(state),
             two_lines: state.second.is_some(),
             foyer,
             relay: state.relay.clone().filter(|_| state.tunnel.is_none()),
@@ -317,7 +316,7 @@ mod tests {
 
     use super::*;
     use crate::route::Protection;
-    use crate::state::{Carrier, PrivateKey, Tunnel, Wireguard, WireguardPeer, Wished};
+    use crate::state::{Carrier, Peers, PrivateKey, Tunnel, Wireguard, WireguardPeer, Wished};
 
     const OWN: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
     const OTHER: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 3);
@@ -341,7 +340,7 @@ mod tests {
         (PrivateKey::from_bytes([n; 32]).public(), WireguardPeer { allowed_ips, ..Default::default() })
     }
 
-    fn wished(peers: BTreeMap<crate::state::PublicKey, WireguardPeer>) -> Wished {
+    fn wished(peers: Peers) -> Wished {
         Wished {
             wireguard: Some(Wireguard {
                 private_key: PrivateKey::from_bytes([1; 32]),
@@ -363,17 +362,21 @@ mod tests {
     }
 
     fn leaf() -> Table {
-        let state =
-            State::of(&wished([peer("10.255.0.0/20", 7)].into()), Protection::default(), Carrier::InProcess);
-        Table::compile(&state, None)
+        let state = State::of(
+            &wished(Peers::from_iter([peer("10.255.0.0/20", 7)])),
+            Protection::default(),
+            Carrier::InProcess,
+        );
+        Table::compile(&state, None, &mut Reach::default())
     }
 
     fn hub(foyer: bool) -> Table {
-        let peers = [peer("10.255.0.3/32", 7), peer("10.255.0.4/32", 8), peer("10.255.15.2/32", 9)].into();
+        let peers = [peer("10.255.0.3/32", 7), peer("10.255.0.4/32", 8), peer("10.255.15.2/32", 9)];
+        let peers = peers.into_iter().collect();
         let state =
             State::of(&Wished { tunnel: None, ..wished(peers) }, Protection::default(), Carrier::InProcess);
         let quarantine = Foyer { prefix: "10.255.15.0/24".parse().unwrap(), hub: OWN, api_port: 8443 };
-        Table::compile(&state, foyer.then_some(quarantine))
+        Table::compile(&state, foyer.then_some(quarantine), &mut Reach::default())
     }
 
     /// Only the inner source that the outer source owns gets through; the owner is checked exactly.
@@ -411,15 +414,19 @@ mod tests {
     fn two_lines() {
         let hubs = [Ipv4Addr::new(10, 255, 0, 8), Ipv4Addr::new(10, 255, 0, 9)];
         let leaf = |overlay: Target| {
-            let mut wished = wished([peer("10.255.0.0/20", 7)].into());
+            let mut wished = wished(Peers::from_iter([peer("10.255.0.0/20", 7)]));
             wished.second = wished.wireguard.clone();
             if let Some(second) = &mut wished.second {
-                second.peers = [peer("10.255.0.0/20", 8)].into();
+                second.peers = Peers::from_iter([peer("10.255.0.0/20", 8)]);
             }
             wished.routes.insert("10.255.0.0/20".parse().unwrap(), overlay);
             wished.routes.insert(hubs[0].into(), Target::Wireguard);
             wished.routes.insert(hubs[1].into(), Target::SecondWireguard);
-            Table::compile(&State::of(&wished, Protection::default(), Carrier::InProcess), None)
+            Table::compile(
+                &State::of(&wished, Protection::default(), Carrier::InProcess),
+                None,
+                &mut Reach::default(),
+            )
         };
         for (overlay, line) in [(Target::Wireguard, Line::First), (Target::SecondWireguard, Line::Second)] {
             let leaf = leaf(overlay);
@@ -437,11 +444,11 @@ mod tests {
     /// and every owner, nobody else, may send from there.
     #[test]
     fn several_owners_share_the_flows() {
-        let peers = [peer("10.255.0.0/20", 7)].into();
+        let peers = Peers::from_iter([peer("10.255.0.0/20", 7)]);
         let mut wished = wished(peers);
         wished.routes.insert(CLIENT.into(), Target::owned_by(THIRD, [OTHER]));
         let state = State::of(&wished, Protection::default(), Carrier::InProcess);
-        let leaf = Table::compile(&state, None);
+        let leaf = Table::compile(&state, None, &mut Reach::default());
         let mut count = BTreeMap::new();
         for port in 0..1000u16 {
             let ports = [&port.to_be_bytes()[..], &[0, 53]].concat();
@@ -486,8 +493,8 @@ mod tests {
     #[test]
     fn hubs_pass_on_once() {
         let [second, beyond] = [Ipv4Addr::new(10, 255, 0, 5), THIRD];
-        let mut wished =
-            wished([peer("10.255.0.3/32", 7), peer("10.255.0.4/32", 8), peer("10.255.0.5/32", 5)].into());
+        let peers = [peer("10.255.0.3/32", 7), peer("10.255.0.4/32", 8), peer("10.255.0.5/32", 5)];
+        let mut wished = wished(peers.into_iter().collect());
         wished.tunnel = None;
         wished.relay = Some(Relay {
             local: OWN,
@@ -497,7 +504,11 @@ mod tests {
             beyond: [(beyond, second)].into(),
         });
         let foyer = Foyer { prefix: "10.255.15.0/24".parse().unwrap(), hub: OWN, api_port: 8443 };
-        let hub = Table::compile(&State::of(&wished, Protection::default(), Carrier::InProcess), Some(foyer));
+        let hub = Table::compile(
+            &State::of(&wished, Protection::default(), Carrier::InProcess),
+            Some(foyer),
+            &mut Reach::default(),
+        );
         let passed = Incoming::PassOn { local: OWN, hub: second, len: 21 };
         assert_eq!(hub.incoming(&packet(OTHER, beyond, 4, b"x")), passed);
         assert_eq!(hub.incoming(&packet(beyond, OTHER, 4, b"x")), Incoming::Relay { offset: 0, len: 21 });

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
+use imbl::OrdMap;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::preflight::Finding;
 use crate::route::ProtectedPrefix;
-use crate::state::{AllowedIps, PublicKey};
+use crate::state::{AllowedIps, Line, PublicKey};
 
 pub use crate::state::Carrier;
 
@@ -32,7 +33,7 @@ pub struct Report {
     /// Our own interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// WireGuard peers.
-    pub peers: Vec<WireguardPeerView>,
+    pub peers: PeerViews,
     /// Number of routes of ours in the kernel.
     pub routes_installed: usize,
     /// Routes of ours in the kernel.
@@ -61,6 +62,62 @@ impl Report {
     /// The public keys of peers that have completed a handshake at some time.
     pub fn connected(&self) -> BTreeSet<PublicKey> {
         self.peers.iter().filter(|p| p.last_handshake_secs_ago.is_some()).map(|p| p.public_key).collect()
+    }
+}
+
+/// WireGuard peers, those of the first line first, then by key; a list where it is written. A copy shares what it has in
+/// common with its original: a hub reports thousands whenever one of them changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(from = "Vec<WireguardPeerView>")]
+pub struct PeerViews(OrdMap<(Line, PublicKey), WireguardPeerView>);
+
+impl PeerViews {
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &WireguardPeerView> {
+        self.0.values()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The peer with this key.
+    pub fn get(&self, key: &PublicKey) -> Option<&WireguardPeerView> {
+        Line::BOTH.into_iter().find_map(|line| self.0.get(&(line, *key)))
+    }
+
+    /// Adds a peer, or replaces it.
+    pub fn set(&mut self, peer: WireguardPeerView) {
+        self.0.insert((peer.line, peer.public_key), peer);
+    }
+
+    /// Takes a peer out.
+    pub fn remove(&mut self, line: Line, key: PublicKey) {
+        self.0.remove(&(line, key));
+    }
+}
+
+impl FromIterator<WireguardPeerView> for PeerViews {
+    fn from_iter<I: IntoIterator<Item = WireguardPeerView>>(peers: I) -> Self {
+        Self(peers.into_iter().map(|peer| ((peer.line, peer.public_key), peer)).collect())
+    }
+}
+
+impl From<Vec<WireguardPeerView>> for PeerViews {
+    fn from(peers: Vec<WireguardPeerView>) -> Self {
+        peers.into_iter().collect()
+    }
+}
+
+impl Serialize for PeerViews {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
     }
 }
 
@@ -128,6 +185,9 @@ pub struct InterfaceView {
 /// One WireGuard peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireguardPeerView {
+    /// The interface that it is a peer of; left out where it is the first one.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub line: Line,
     /// The peer's key.
     pub public_key: PublicKey,
     /// Where it is, as configured or as learned.
@@ -142,6 +202,10 @@ pub struct WireguardPeerView {
     pub allowed_ips: AllowedIps,
     /// Persistent keepalive in seconds, 0 for off.
     pub keepalive_secs: u16,
+}
+
+fn is_first(line: &Line) -> bool {
+    *line == Line::First
 }
 
 /// One route of ours.

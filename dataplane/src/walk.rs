@@ -1,43 +1,105 @@
-//! Two sorted maps side by side: a hub compares those of all its leaves whenever one of them changes, and looks nothing up.
+//! What differs between two maps. A hub compares those of all its leaves whenever one of them changes: it looks at all of
+//! them only where the maps have nothing in common.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
-/// Each key of either map once, in order, with what it has in each.
-pub fn side_by_side<'a, K: Ord, A, B>(
-    first: &'a BTreeMap<K, A>,
-    second: &'a BTreeMap<K, B>,
-) -> impl Iterator<Item = (&'a K, Option<&'a A>, Option<&'a B>)> {
-    let (mut first, mut second) = (first.iter().peekable(), second.iter().peekable());
-    std::iter::from_fn(move || {
-        let order = match (first.peek(), second.peek()) {
-            (None, None) => return None,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some((a, _)), Some((b, _))) => a.cmp(b),
-        };
-        let a = if order.is_le() { first.next() } else { None };
-        let b = if order.is_ge() { second.next() } else { None };
-        let key = a.map(|(key, _)| key).or(b.map(|(key, _)| key))?;
-        Some((key, a.map(|(_, value)| value), b.map(|(_, value)| value)))
+/// The keys that are in one map only or with another value, in order. What the maps share, one being a changed copy of
+/// the other, is not looked at.
+pub fn differing<'a, K, V>(before: &'a OrdMap<K, V>, now: &'a OrdMap<K, V>) -> impl Iterator<Item = &'a K>
+where
+    K: Ord,
+    V: PartialEq,
+{
+    changed(before, now).map(|(key, _, _)| key)
+}
+
+/// The same keys with what each has in either map.
+pub fn changed<'a, K, V>(
+    before: &'a OrdMap<K, V>,
+    now: &'a OrdMap<K, V>,
+) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)>
+where
+    K: Ord,
+    V: PartialEq,
+{
+    before.diff(now).map(|item| match item {
+        DiffItem::Add(key, is) => (key, None, Some(is)),
+        DiffItem::Update { old: (key, was), new: (_, is) } => (key, Some(was), Some(is)),
+        DiffItem::Remove(key, was) => (key, Some(was), None),
     })
+}
+
+/// Makes `map` what `entries` say; what is so already stays shared with its copies.
+pub fn bring_in_line<K, V>(map: &mut OrdMap<K, V>, entries: impl IntoIterator<Item = (K, V)>)
+where
+    K: Ord + Clone,
+    V: Clone + PartialEq,
+{
+    let now: OrdMap<K, V> = entries.into_iter().collect();
+    for (key, _, is) in changed(&map.clone(), &now) {
+        match is {
+            Some(value) => drop(map.insert(key.clone(), value.clone())),
+            None => drop(map.remove(key)),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::collection::btree_map;
+    use std::collections::BTreeMap;
+
+    use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
 
     use super::*;
 
+    type Map = BTreeMap<u16, u8>;
+
+    /// A map of many nodes, and a copy of it with some changes.
+    fn two() -> impl Strategy<Value = (OrdMap<u16, u8>, OrdMap<u16, u8>)> {
+        let steps = vec((0u16..400, proptest::option::of(0u8..3)), 0..60);
+        (btree_map(0u16..400, 0u8..3, 0..300), steps).prop_map(|(map, steps)| {
+            let before: OrdMap<u16, u8> = map.into();
+            let mut now = before.clone();
+            for (key, value) in steps {
+                match value {
+                    Some(value) => drop(now.insert(key, value)),
+                    None => drop(now.remove(&key)),
+                }
+            }
+            (before, now)
+        })
+    }
+
+    fn plain(map: &OrdMap<u16, u8>) -> Map {
+        map.iter().map(|(key, value)| (*key, *value)).collect()
+    }
+
+    fn looked_up(before: &Map, now: &Map) -> Vec<(u16, Option<u8>, Option<u8>)> {
+        let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).copied().collect();
+        let all = keys.into_iter().map(|key| (key, before.get(&key).copied(), now.get(&key).copied()));
+        all.filter(|(_, was, is)| was != is).collect()
+    }
+
     proptest! {
-        /// Nothing is passed over, said twice or put beside another key's.
+        /// Nothing that differs is passed over, said twice or put beside another key's, however much is shared.
         #[test]
-        fn every_key_once(first in btree_map(0u8..20, 0u8..4, 0..12), second in btree_map(0u8..20, 0u8..4, 0..12)) {
-            let walked: Vec<_> = side_by_side(&first, &second).collect();
-            let keys: std::collections::BTreeSet<_> = first.keys().chain(second.keys()).collect();
-            let looked_up: Vec<_> = keys.into_iter().map(|key| (key, first.get(key), second.get(key))).collect();
-            prop_assert_eq!(walked, looked_up);
+        fn what_differs_is_found((before, now) in two(), other in btree_map(0u16..400, 0u8..3, 0..300)) {
+            let owned = |(key, was, is): (&u16, Option<&u8>, Option<&u8>)| (*key, was.copied(), is.copied());
+            let found: Vec<_> = changed(&before, &now).map(owned).collect();
+            prop_assert_eq!(found, looked_up(&plain(&before), &plain(&now)));
+            let found: Vec<_> = changed(&before, &OrdMap::from(&other)).map(owned).collect();
+            prop_assert_eq!(found, looked_up(&plain(&before), &other));
+        }
+
+        /// A map that is brought in line is what it was told.
+        #[test]
+        fn brought_in_line((mut before, now) in two()) {
+            let copy = before.clone();
+            bring_in_line(&mut before, plain(&now));
+            prop_assert_eq!(&before, &now);
+            prop_assert_eq!(copy == now, copy == before);
         }
     }
 }

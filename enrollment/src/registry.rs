@@ -5,6 +5,7 @@ use crate::claim::{Claim, Move};
 use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::policy::{HubSettings, TOMBSTONE_LIMIT, TOMBSTONE_SECS};
 use crate::topology::{Admission, Topology, renew_after_secs};
+use imbl::OrdMap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub struct State {
     overlays: BTreeMap<Ipv4Addr, Option<LeafName>>,
     reserved_names: BTreeMap<String, ()>,
     foyer: BTreeMap<Ipv4Addr, InviteId>,
-    admitted: BTreeMap<LeafName, Arc<Admitted>>,
+    admitted: OrdMap<LeafName, Arc<Admitted>>,
     machines: BTreeMap<LeafName, BTreeMap<SigningKey, Arc<Leaf>>>,
     contenders: BTreeMap<Ipv4Addr, BTreeMap<u64, Contender>>,
     forgotten: BTreeSet<InviteId>,

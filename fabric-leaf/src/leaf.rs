@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bgp::types::Prefix;
 use bgp::view::{BestPath, BestPaths};
 use dataplane::state::{
-    Capture, Filter, Line, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
+    Capture, Filter, Line, Peers, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
 };
 use enrollment::endpoint::Endpoint;
 use enrollment::identity::SigningKey;
@@ -66,7 +66,7 @@ pub fn wished(
     };
     let of_hub = |n: usize, listen_port: u16, addresses: BTreeSet<Ipv4Net>| {
         let hub = admission.topology.hubs.get(n)?;
-        let (private_key, peers) = (key(&hub.signing_key), BTreeMap::from([hub_peer(admission, hub)]));
+        let (private_key, peers) = (key(&hub.signing_key), Peers::from_iter([hub_peer(admission, hub)]));
         let former_keys = BTreeMap::new();
         Some(Wireguard { private_key, listen_port, addresses, mtu: mtus.wireguard, peers, former_keys })
     };

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::held::Held;
 use crate::run::{APPLY_LIMIT, converged, dynamic_peers, liveness, wireguard_mtu};
+use crate::tunnels::Tunnels;
 use crate::{hub, peering};
 
 /// The number of the wish that is in force before this task begins.
@@ -40,7 +41,7 @@ impl Derive {
     async fn endpoints(&self, late: BTreeMap<PublicKey, Vec<PublicKey>>) -> BTreeMap<PublicKey, SocketAddr> {
         self.dataplane.recheck().await;
         let report = self.dataplane.report().borrow().clone();
-        let place = |old: &PublicKey| report.peers.iter().find(|peer| peer.public_key == *old)?.endpoint;
+        let place = |old: &PublicKey| report.peers.get(old)?.endpoint;
         late.into_iter().filter_map(|(new, old)| Some((new, old.iter().find_map(place)?))).collect()
     }
 
@@ -69,7 +70,7 @@ impl Derive {
     pub(crate) async fn run(self, mut admissions: watch::Receiver<Arc<Admissions>>) {
         let mut sessions = self.speaker.remembered_changes();
         let mut before = admissions.borrow().clone();
-        let mut policies = hub::Policies::default();
+        let (mut policies, mut tunnels) = (hub::Policies::default(), Tunnels::default());
         let (mut wish, mut last, mut calls) = (FIRST_WISH, None, BTreeMap::new());
         let mut held = Held::default();
         loop {
@@ -86,7 +87,8 @@ impl Derive {
                 calls = if late.is_empty() { BTreeMap::new() } else { self.endpoints(late).await };
             }
             let (key, mtu) = (self.key.clone(), wireguard_mtu(&now));
-            let wished = Arc::new(hub::wished(&now, key, self.port, mtu, &calls, &established, &held.keys()));
+            let peers = tunnels.of(&now, &calls);
+            let wished = Arc::new(hub::wished(&now, peers, key, self.port, mtu, &established, &held.keys()));
             if last.as_ref() != Some(&wished) {
                 wish += 1;
                 last = Some(wished.clone());

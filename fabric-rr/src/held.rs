@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use dataplane::state::PublicKey;
+use dataplane::walk::changed;
 use enrollment::identity::{LeafName, WireguardKey};
 use enrollment::registry::Admissions;
-
-use crate::hub;
 
 /// For how long a former key holds at most: who has not called by then (another machine that replaces a living one, and
 /// never comes) is not going to.
@@ -31,7 +30,7 @@ impl Held {
     /// Keeps the key of each leaf that has another one than before. A leaf that is not admitted any more has none.
     pub fn hear(&mut self, before: &Admissions, now: &Admissions, at: Instant) {
         self.0.retain(|name, _| now.leaves.contains_key(name));
-        for (name, was, is) in hub::changed(&before.leaves, &now.leaves) {
+        for (name, was, is) in changed(&before.leaves, &now.leaves) {
             let (Some(former), Some(leaf)) = (was.map(|leaf| leaf.wireguard_key), is) else { continue };
             if former != leaf.wireguard_key {
                 self.0.entry(name.clone()).or_default().push(Kept { former, until: at + LONGEST });

@@ -2,79 +2,44 @@
 //! the others should have. Nothing else on the hub decides which peers, prefixes or addresses are permitted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use bgp::policy::{Admission, ImportPolicy};
 use bgp::types::Prefix;
 use dataplane::mtu::IPIP_OVERHEAD;
-use dataplane::state::{
-    Filter, Foyer, PrivateKey, PublicKey, Relay, Target, Wireguard, WireguardPeer, Wished,
-};
-use dataplane::walk::side_by_side;
-use enrollment::endpoint::Endpoint;
+use dataplane::state::{Filter, Foyer, Peers, PrivateKey, PublicKey, Relay, Target, Wireguard, Wished};
+use dataplane::walk::changed;
 use enrollment::identity::{LeafName, WireguardKey};
 use enrollment::registry::{Admissions, Admitted};
 use ipnet::Ipv4Net;
 
-/// How often a hub keeps its tunnel with the other one open, seconds.
-const HUB_KEEPALIVE_SECS: u16 = 25;
-
 /// The interfaces, peers and filters that the hub's kernel should have. Client addresses occur nowhere in it: the
 /// hub relays overlay packets alone.
-/// `calls` are the leaves that the hub calls by itself, and where: those that have taken fresh keys. `established` are
-/// the overlay addresses with which the hub has a session. `held` are the former keys of leaves with fresh ones, which hold
-/// until these call.
+/// `peers` are what [`crate::tunnels::Tunnels`] makes of the same admissions. `established` are the overlay addresses with
+/// which the hub has a session. `held` are the former keys of leaves with fresh ones, which hold until these call.
 pub fn wished(
     admissions: &Admissions,
+    peers: Peers,
     key: PrivateKey,
     listen_port: u16,
     mtu: u16,
-    calls: &BTreeMap<PublicKey, SocketAddr>,
     established: &BTreeSet<IpAddr>,
     held: &BTreeMap<LeafName, Vec<WireguardKey>>,
 ) -> Wished {
     let hub = &admissions.hub;
     let host = Ipv4Net::from;
-    // Sorted at once, which costs less than a place for each.
-    let mut peers = Vec::with_capacity(admissions.leaves.len() + admissions.foyer.len());
-    let mut add = |key: [u8; 32], address, endpoint, keepalive_secs| {
-        let allowed_ips = [host(address)].into();
-        // Leaves and invited machines are behind NAT or move: their endpoints are learned, and they keep them open.
-        peers.push((PublicKey(key), WireguardPeer { endpoint, allowed_ips, keepalive_secs }));
-    };
-    for invited in &admissions.foyer {
-        add(invited.public_key.0, invited.address, None, 0);
-    }
     let public = |key: &WireguardKey| PublicKey(key.0);
-    let mut former_keys = BTreeMap::new();
-    for leaf in admissions.leaves.values() {
-        let key = &leaf.wireguard_key;
-        if let Some(former) = held.get(&leaf.name) {
-            former_keys.insert(public(key), former.iter().map(public).collect());
-        }
-        // A keepalive that is turned on is sent at once, and begins the handshake.
-        let called = calls.get(&PublicKey(key.0)).copied();
-        add(key.0, leaf.overlay, called, u16::from(called.is_some()));
-    }
-    for (key, overlay) in &admissions.rivals {
-        add(key.0, *overlay, None, 0);
-    }
-    for other in &admissions.hubs {
-        // Hubs are public: each calls the other, so that it does not matter which of them was restarted.
-        add(
-            other.wireguard_key.0,
-            other.overlay,
-            other.endpoints.first().and_then(Endpoint::address),
-            HUB_KEEPALIVE_SECS,
-        );
-    }
+    let fresh = held.iter().filter_map(|(name, former)| Some((admissions.leaves.get(name)?, former)));
+    let former_keys = fresh
+        .map(|(leaf, former)| (public(&leaf.wireguard_key), former.iter().map(public).collect::<Vec<_>>()));
+    let former_keys = former_keys.collect();
     let wireguard = Wireguard {
         private_key: key,
         listen_port,
         addresses: BTreeSet::from([host(hub.overlay), host(hub.foyer_hub)]),
         mtu,
-        peers: peers.into_iter().collect(),
+        peers,
         former_keys,
     };
     let foyer = Foyer { prefix: hub.foyer_prefix, hub: hub.foyer_hub, api_port: hub.api_port };
@@ -102,19 +67,6 @@ fn relay(admissions: &Admissions, mtu: u16, established: &BTreeSet<IpAddr>) -> O
     (!hubs.is_empty()).then_some(Relay { local, overlay, mtu: mtu - IPIP_OVERHEAD, hubs, beyond })
 }
 
-/// Enrolled leaves by name.
-type Leaves = BTreeMap<LeafName, Arc<Admitted>>;
-
-/// The leaves whose admission is another one than before, with both; new ones and those that are gone have one of them.
-/// The registry hands out the same record until it changes, so this is one walk over both, without a look-up.
-pub fn changed<'a>(
-    before: &'a Leaves,
-    now: &'a Leaves,
-) -> impl Iterator<Item = (&'a LeafName, Option<&'a Arc<Admitted>>, Option<&'a Arc<Admitted>>)> {
-    let same = |was: Option<&Arc<Admitted>>, is| was.zip(is).is_some_and(|(was, is)| Arc::ptr_eq(was, is));
-    side_by_side(before, now).filter(move |(_, was, is)| !same(*was, *is))
-}
-
 /// What each enrolled leaf may announce, by the source address of its session. A policy is made anew when its leaf's
 /// admission is another one; the speaker knows the others again.
 #[derive(Default)]
@@ -126,10 +78,9 @@ pub struct Policies {
 impl Policies {
     /// The policies for these admissions.
     pub fn of(&mut self, admissions: &Arc<Admissions>) -> Admission {
-        let nobody = Leaves::new();
         let before = self.known.replace(admissions.clone());
-        let before = before.as_ref().map_or(&nobody, |known| &known.leaves);
-        let different: Vec<_> = changed(before, &admissions.leaves).collect();
+        let before = before.map(|known| known.leaves.clone()).unwrap_or_default();
+        let different: Vec<_> = changed(&before, &admissions.leaves).collect();
         if !different.is_empty() {
             let policies = Arc::make_mut(&mut self.policies);
             // First who goes: an address may have another leaf now.
@@ -163,6 +114,7 @@ fn import_policy(leaf: &Admitted) -> ImportPolicy {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::tunnels::Tunnels;
     use enrollment::claim::Claim;
     use enrollment::identity::{InviteId, SigningKey};
     use enrollment::policy::HubSettings;
@@ -213,8 +165,9 @@ pub(crate) mod tests {
     #[test]
     fn wireguard_carries_overlay_addresses_only() {
         let a = admissions(&[("aws", 2, &[[10, 81, 10, 20]]), ("oci", 3, &[[10, 83, 10, 20]])]);
-        let (key, none) = (PrivateKey::from_bytes([3; 32]), BTreeMap::new());
-        let wished = wished(&a, key, 51820, 1420, &none, &BTreeSet::new(), &BTreeMap::new());
+        let key = PrivateKey::from_bytes([3; 32]);
+        let peers = Tunnels::default().of(&a, &BTreeMap::new());
+        let wished = wished(&a, peers, key, 51820, 1420, &BTreeSet::new(), &BTreeMap::new());
         let wireguard = wished.wireguard.unwrap();
         assert_eq!(wireguard.peers.len(), 3);
         for peer in wireguard.peers.values() {
@@ -230,12 +183,13 @@ pub(crate) mod tests {
     #[test]
     fn rotated_leaves_are_called() {
         let mut now = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
-        let aws = now.leaves.get_mut(&"aws".parse().unwrap()).unwrap();
+        let aws = now.leaves.get_mut(&"aws".parse::<LeafName>().unwrap()).unwrap();
         Arc::make_mut(aws).wireguard_key = WireguardKey([7; 32]);
         let calls = BTreeMap::from([(PublicKey([7; 32]), "192.0.2.1:51820".parse().unwrap())]);
         let wireguard = |calls: &_, held: &_| {
             let key = PrivateKey::from_bytes([3; 32]);
-            wished(&now, key, 51820, 1420, calls, &BTreeSet::new(), held).wireguard.unwrap()
+            let peers = Tunnels::default().of(&now, calls);
+            wished(&now, peers, key, 51820, 1420, &BTreeSet::new(), held).wireguard.unwrap()
         };
         let held = BTreeMap::from([("aws".parse().unwrap(), vec![WireguardKey([2; 32])])]);
         let (fresh, former) = (PublicKey([7; 32]), PublicKey([2; 32]));
@@ -253,8 +207,8 @@ pub(crate) mod tests {
         let mut a = admissions(&[("aws", 2, &[]), ("oci", 3, &[])]);
         let relay = |a: &Admissions, established: &[u8]| {
             let established = established.iter().map(|n| Ipv4Addr::new(10, 255, 0, *n).into()).collect();
-            let (key, none) = (PrivateKey::from_bytes([3; 32]), BTreeMap::new());
-            wished(a, key, 51820, 1440, &none, &established, &BTreeMap::new()).relay
+            let key = PrivateKey::from_bytes([3; 32]);
+            wished(a, Peers::new(), key, 51820, 1440, &established, &BTreeMap::new()).relay
         };
         assert_eq!(relay(&a, &[2]), None, "alone");
         let other = Ipv4Addr::new(10, 255, 0, 9);
@@ -276,7 +230,7 @@ pub(crate) mod tests {
         now.leaves.remove(&"oci".parse::<LeafName>().unwrap());
         let azure = &admissions(&[("azure", 3, &[[10, 82, 10, 20]])]).leaves;
         now.leaves.extend(azure.clone());
-        Arc::make_mut(now.leaves.get_mut(&"pve".parse().unwrap()).unwrap()).max_claims = 1;
+        Arc::make_mut(now.leaves.get_mut(&"pve".parse::<LeafName>().unwrap()).unwrap()).max_claims = 1;
         let found: Vec<_> = changed(&before.leaves, &now.leaves)
             .map(|(name, was, is)| (name.to_string(), was.is_some(), is.is_some()))
             .collect();
@@ -302,7 +256,7 @@ pub(crate) mod tests {
             panic!("leaves are never open")
         };
         let mut now = a.clone();
-        Arc::make_mut(now.leaves.get_mut(&"oci".parse().unwrap()).unwrap()).claims.clear();
+        Arc::make_mut(now.leaves.get_mut(&"oci".parse::<LeafName>().unwrap()).unwrap()).claims.clear();
         let Admission::Enrolled(then) = kept.of(&now.into()) else { panic!("leaves are never open") };
         let (same, other) = ("10.255.0.2".parse().unwrap(), "10.255.0.3".parse().unwrap());
         assert!(Arc::ptr_eq(&policies[&same], &then[&same]) && policies[&other] != then[&other]);

@@ -20,6 +20,7 @@ mod peering;
 mod run;
 mod status;
 mod tls_listener;
+mod tunnels;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

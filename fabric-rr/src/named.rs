@@ -10,6 +10,7 @@ use bgp::io::Speaker;
 use control::names::{Names, Standing};
 use control::resolving::{NameViews, Resolving, Standings};
 use dataplane::io::Dataplane;
+use dataplane::state::PublicKey;
 use enrollment::endpoint::Endpoint;
 use enrollment::registry::Admissions;
 use ipnet::IpNet;
@@ -60,7 +61,7 @@ async fn standings(
     let established = speaker.established().await.unwrap_or_default();
     let report = dataplane.report().borrow().clone();
     let of = |hub: &enrollment::topology::HubNode| {
-        let peer = report.peers.iter().find(|peer| peer.public_key.0 == hub.wireguard_key.0);
+        let peer = report.peers.get(&PublicKey(hub.wireguard_key.0));
         let alive = established.contains(&IpAddr::V4(hub.overlay));
         let stands = Standing { alive, present: peer.and_then(|peer| peer.endpoint) };
         hub.endpoints.iter().map(move |endpoint| (endpoint.clone(), stands)).collect::<Vec<_>>()

@@ -17,7 +17,7 @@ use control::neighbors::{bfd, neighbors};
 use control::secret::guard;
 use control::{Node, Paths};
 use dataplane::io::{Choice, Dataplane};
-use dataplane::state::PrivateKey;
+use dataplane::state::{PrivateKey, PublicKey};
 use enrollment::endpoint::Endpoint;
 use enrollment::exchange::JoinAnswer;
 use enrollment::io::database::Address;
@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use crate::memory::Memory;
 use crate::tls_listener::TlsListener;
+use crate::tunnels::Tunnels;
 use crate::{derive, http, hub, join, measured};
 
 /// The path that a hub's WireGuard MTU is made for, octets: the widest one. A hub relays between leaves whose own
@@ -174,8 +175,9 @@ async fn start(
         let admissions = opened.registry.snapshot();
         let key = opened.private_key.clone();
         let mtu = wireguard_mtu(&admissions);
-        let (calls, held) = Default::default();
-        let wished = hub::wished(&admissions, key, opened.port, mtu, &calls, &Default::default(), &held);
+        let peers = Tunnels::default().of(&admissions, &Default::default());
+        let (nobody, held) = Default::default();
+        let wished = hub::wished(&admissions, peers, key, opened.port, mtu, &nobody, &held);
         opened.dataplane.wish(derive::FIRST_WISH, wished);
         converged(&opened.dataplane, derive::FIRST_WISH, START_LIMIT).await?;
     }
@@ -344,7 +346,7 @@ fn underlay_hook(dataplane: Dataplane) -> enrollment::io::http::Underlay {
         Box::pin(async move {
             dataplane.recheck().await;
             let report = dataplane.report().borrow().clone();
-            let peer = report.peers.iter().find(|peer| peer.public_key.0 == key.0)?;
+            let peer = report.peers.get(&PublicKey(key.0))?;
             Some(peer.endpoint?.ip().to_canonical())
         })
     })

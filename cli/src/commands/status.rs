@@ -170,7 +170,7 @@ fn tunnels(report: &Report) -> String {
     }
     let mut table =
         Table::new(["WIREGUARD PEER", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS"], "");
-    for peer in &report.peers {
+    for peer in report.peers.iter() {
         let ago = peer.last_handshake_secs_ago.map(|secs| format!("{} ago", text::seconds(secs)));
         table.row([
             peer.public_key.to_string(),

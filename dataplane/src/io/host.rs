@@ -11,10 +11,11 @@ use netlink_packet_route::link::InfoKind;
 use crate::io::kernel_heirs::Awaited;
 use crate::io::netlink::{KernelRoute, Link, Netlink};
 use crate::io::packets::Shared;
-use crate::io::userspace::{PeerStatus, Userspace};
+use crate::io::userspace::{PeerStatus, Statuses, Userspace};
 use crate::io::wireguard::GenericNetlink;
 use crate::io::{Choice, StartError, netlink, nft};
 use crate::plan::{Change, Device};
+use crate::reach::Reach;
 use crate::relay::RELAY_INTERFACE;
 use crate::state::{
     Capture, Carrier, Foyer, Line, ProtectedPrefix, Protection, PublicKey, ROUTE_PROTOCOL, Relay, Route,
@@ -40,6 +41,8 @@ pub(crate) struct Host {
     told: BTreeMap<(Line, PublicKey), SocketAddr>,
     /// Peers of the kernel with fresh keys that have not called with them yet.
     awaited: Awaited,
+    /// Which peer carries what, as last compiled.
+    reach: Reach,
     /// Where each route was told to lead: in process, the kernel's route says only that it leads to us.
     targets: BTreeMap<Ipv4Net, Target>,
 }
@@ -54,7 +57,7 @@ pub(crate) struct Observation {
     pub(crate) state: State,
     pub(crate) links: BTreeMap<String, Link>,
     pub(crate) interfaces: Vec<InterfaceView>,
-    pub(crate) peers: Vec<PeerStatus>,
+    pub(crate) peers: Statuses,
     pub(crate) drops: BTreeMap<DropReason, u64>,
     pub(crate) relayed: u64,
     pub(crate) passed_on: u64,
@@ -80,9 +83,20 @@ impl Host {
             Userspace::probe(PROBE_INTERFACE).map_err(StartError::Tun)?;
         }
         let table = nft::Table::default();
-        let (told, awaited, targets) = Default::default();
+        let (told, awaited, reach, targets) = Default::default();
         Ok((
-            Host { netlink, table, carrier, tunnel: None, relay: None, foyer: None, told, awaited, targets },
+            Host {
+                netlink,
+                table,
+                carrier,
+                tunnel: None,
+                relay: None,
+                foyer: None,
+                told,
+                awaited,
+                reach,
+                targets,
+            },
             why,
         ))
     }
@@ -178,7 +192,7 @@ impl Host {
     }
 
     /// What is known of the peers now.
-    pub(crate) async fn peers(&mut self) -> io::Result<Vec<PeerStatus>> {
+    pub(crate) async fn peers(&mut self) -> io::Result<Statuses> {
         match &mut self.carrier {
             Carry::Kernel(socket) => {
                 let status = |name| socket.get(name).map(|d| d.status).unwrap_or_default();
@@ -186,11 +200,10 @@ impl Host {
             }
             Carry::InProcess { userspace, .. } => match userspace {
                 Some(userspace) => {
-                    let mut peers = userspace.status(Line::First, true).await;
-                    peers.extend(userspace.status(Line::Second, true).await);
-                    Ok(peers)
+                    let first = userspace.status(Line::First, true).await;
+                    Ok(first.union(userspace.status(Line::Second, true).await))
                 }
-                None => Ok(Vec::new()),
+                None => Ok(Statuses::new()),
             },
         }
     }
@@ -201,9 +214,9 @@ impl Host {
         links: &BTreeMap<String, Link>,
         addresses: &[(u32, Ipv4Net)],
         afresh: bool,
-    ) -> io::Result<(Option<Wireguard>, Vec<PeerStatus>)> {
+    ) -> io::Result<(Option<Wireguard>, Statuses)> {
         let name = self.carrier().interface(line.target());
-        let Some(link) = links.get(name) else { return Ok((None, Vec::new())) };
+        let Some(link) = links.get(name) else { return Ok((None, Statuses::new())) };
         let addresses = addresses.iter().filter(|(index, _)| *index == link.index).map(|(_, a)| *a).collect();
         // In process both have one device, whose addresses and MTU are the first one's.
         let shared = line == Line::Second && name == TUN_INTERFACE;
@@ -214,31 +227,23 @@ impl Host {
                 let (device, former_keys) = self.awaited.settle(socket, &self.table, line).await?;
                 let Some(private_key) = device.private_key else { return Ok((None, device.status)) };
                 let (listen_port, mut peers) = (device.listen_port, device.peers);
-                for status in &device.status {
+                for status in device.status.values() {
                     let told = self.told.get(&(line, status.key)).copied();
                     if let Some(peer) = peers.get_mut(&status.key) {
-                        peer.endpoint = settled(told, status.endpoint, status.last_handshake);
+                        peer.endpoint = settled(told, status.endpoint, status.age());
                     }
                 }
                 let seen = Wireguard { private_key, listen_port, addresses, mtu, peers, former_keys };
                 Ok((Some(seen), device.status))
             }
             Carry::InProcess { userspace, .. } => {
-                let Some(userspace) = userspace else { return Ok((None, Vec::new())) };
+                let Some(userspace) = userspace else { return Ok((None, Statuses::new())) };
                 let Some((private_key, listen_port, told_mtu)) = userspace.device(line) else {
-                    return Ok((None, Vec::new()));
+                    return Ok((None, Statuses::new()));
                 };
                 let (addresses, mtu) = if shared { (Default::default(), told_mtu) } else { (addresses, mtu) };
-                // Both in the order of their keys.
                 let status = userspace.status(line, afresh).await;
-                let (mut peers, former_keys) = (userspace.peers(line).clone(), userspace.former_keys(line));
-                let mut next = status.iter().peekable();
-                for (key, peer) in &mut peers {
-                    while next.next_if(|status| status.key < *key).is_some() {}
-                    if let Some(status) = next.next_if(|status| status.key == *key) {
-                        peer.endpoint = settled(peer.endpoint, status.endpoint, status.last_handshake);
-                    }
-                }
+                let (peers, former_keys) = (userspace.peers(line), userspace.former_keys(line));
                 let seen = Wireguard { private_key, listen_port, addresses, mtu, peers, former_keys };
                 Ok((Some(seen), status))
             }
@@ -411,9 +416,9 @@ impl Host {
     }
 
     /// Puts the packet table of the in-process carrier in line with `state`.
-    pub(crate) fn compile(&self, state: &State) {
+    pub(crate) fn compile(&mut self, state: &State) {
         if let Carry::InProcess { shared, .. } = &self.carrier {
-            shared.install(Table::compile(state, self.foyer));
+            shared.install(Table::compile(state, self.foyer, &mut self.reach));
         }
     }
 
@@ -675,11 +680,15 @@ fn interfaces(
     links.values().filter(|l| is_ours(&l.name)).map(view).collect()
 }
 
-/// The IPv4 endpoints of peers, which protect themselves from our routes.
-pub(crate) fn endpoints(peers: &[PeerStatus]) -> impl Iterator<Item = (Ipv4Net, ProtectedPrefix)> {
+/// The IPv4 endpoints of peers, which protect themselves from those of our routes that would cover them.
+pub(crate) fn endpoints<'a>(
+    peers: &'a Statuses,
+    routes: &'a BTreeMap<Ipv4Net, Target>,
+) -> impl Iterator<Item = (Ipv4Net, ProtectedPrefix)> + 'a {
     let endpoint = |p: &PeerStatus| match p.endpoint?.ip().to_canonical() {
-        IpAddr::V4(v4) => Some((Ipv4Net::from(v4), ProtectedPrefix::Endpoint)),
+        IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
     };
-    peers.iter().filter_map(endpoint)
+    let covered = peers.values().filter_map(endpoint).filter(|v4| routes.keys().any(|net| net.contains(v4)));
+    covered.map(|v4| (Ipv4Net::from(v4), ProtectedPrefix::Endpoint))
 }

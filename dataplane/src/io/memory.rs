@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::state::PublicKey;
-use crate::view::WireguardPeerView;
+use crate::view::PeerViews;
 
 /// The file and what it holds.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Memory {
     }
 
     /// Writes where peers are now, if that is new. Peers not heard yet keep what is remembered of them.
-    pub(crate) async fn keep(&mut self, peers: &[WireguardPeerView]) {
+    pub(crate) async fn keep(&mut self, peers: &PeerViews) {
         let Some(path) = &self.path else { return };
         let known = peers.iter().filter_map(|p| {
             let old = self.written.get(&p.public_key).copied();

@@ -12,13 +12,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::io::host::{self, Host, Observation};
 use crate::io::memory::Memory;
-use crate::io::userspace::PeerStatus;
+use crate::io::userspace::{PeerStatus, Statuses};
 use crate::io::{Choice, StartError, announce, facts, path_mtu};
-use crate::plan::{self, plan};
+use crate::plan::{self, Agreed};
 use crate::preflight;
-use crate::state::{State, WireguardPeer, Wished};
-use crate::view::{CaptureView, RejectedRouteView, Report, RouteView, WireguardPeerView};
-use crate::walk::side_by_side;
+use crate::state::{Line, Peers, PublicKey, State, WireguardPeer, Wished};
+use crate::view::{CaptureView, PeerViews, RejectedRouteView, Report, RouteView, WireguardPeerView};
+use crate::walk::differing;
 
 /// How often counters of peers are read.
 pub(crate) const REFRESH: Duration = Duration::from_secs(1);
@@ -78,6 +78,8 @@ impl Dataplane {
             next_measure: Instant::now(),
             compiled: false,
             memory: Memory::open(memory),
+            agreed: Agreed::default(),
+            described: Described::default(),
         };
         let disturbed = watch_kernel();
         tokio::spawn(reconciler.run(wished, heard, measurements, disturbed));
@@ -154,6 +156,15 @@ struct Reconciler {
     /// Whether the packet path has a table at all.
     compiled: bool,
     memory: Memory,
+    agreed: Agreed,
+    described: Described,
+}
+
+/// What the report's peers were made from.
+#[derive(Default)]
+struct Described {
+    lines: [Peers; Line::BOTH.len()],
+    statuses: Statuses,
 }
 
 impl Reconciler {
@@ -251,8 +262,8 @@ impl Reconciler {
                     break;
                 }
             };
-            seen.state.protection.prefixes.extend(host::endpoints(&seen.peers));
-            let changes = plan(&seen.state, &wished);
+            seen.state.protection.prefixes.extend(host::endpoints(&seen.peers, &wished.routes));
+            let changes = self.agreed.plan(&seen.state, &wished);
             if changes.is_empty() {
                 if !std::mem::replace(&mut self.compiled, true) {
                     self.host.compile(&seen.state);
@@ -293,7 +304,7 @@ impl Reconciler {
         for mut change in changes {
             if let plan::Change::SetPeer(_, key, peer) = &mut change
                 && peer.endpoint.is_none()
-                && !seen.peers.iter().any(|p| p.key == *key && p.endpoint.is_some())
+                && seen.peers.get(key).is_none_or(|p| p.endpoint.is_none())
             {
                 peer.endpoint = self.memory.recall(key);
             }
@@ -317,19 +328,18 @@ impl Reconciler {
     /// Reads what moves by itself: peers and their counters.
     async fn refresh(&mut self) {
         if let Ok(peers) = self.host.peers().await {
-            let peers: BTreeMap<_, _> = peers.iter().map(|p| (p.key, p)).collect();
             let known = self.report.peers.iter().filter(|view| peers.contains_key(&view.public_key)).count();
             if known != self.report.peers.len() {
                 // One has called with a fresh key.
                 self.reconcile(false).await;
             }
-            for view in &mut self.report.peers {
-                if let Some(status) = peers.get(&view.public_key) {
-                    view.endpoint = status.endpoint;
-                    view.last_handshake_secs_ago = status.last_handshake.map(|d| d.as_secs());
-                    (view.rx_bytes, view.tx_bytes) = (status.rx_bytes, status.tx_bytes);
+            for view in self.report.peers.clone().iter() {
+                let now = peers.get(&view.public_key).map(|status| refreshed(view, status));
+                if let Some(now) = now.filter(|now| now != view) {
+                    self.report.peers.set(now);
                 }
             }
+            self.described.statuses = peers;
             (self.report.relayed, self.report.passed_on) = self.host.relayed();
             self.memory.keep(&self.report.peers).await;
             self.publish();
@@ -370,6 +380,7 @@ impl Reconciler {
             last_error: removed.err().map(|e| e.to_string()),
             ..Report::default()
         };
+        self.described = Described::default();
         self.publish();
     }
 
@@ -387,7 +398,7 @@ impl Reconciler {
         let state = &seen.state;
         let report = &mut self.report;
         report.interfaces = seen.interfaces.clone();
-        report.peers = peer_views(seen);
+        self.described.follow(seen, &mut report.peers);
         report.routes = route_views(state);
         report.routes_installed = report.routes.len();
         let (_, rejected) = state.protection.admit(wished);
@@ -411,23 +422,46 @@ impl Reconciler {
     }
 }
 
-fn peer_views(seen: &Observation) -> Vec<WireguardPeerView> {
-    let statuses: BTreeMap<_, _> = seen.peers.iter().map(|p| (p.key, p)).collect();
-    let lines = seen.state.wireguard.iter().chain(&seen.state.second);
-    let peers = lines.flat_map(|wireguard| side_by_side(&wireguard.peers, &statuses));
-    let view = |(key, peer, status): (&_, Option<&WireguardPeer>, Option<&&PeerStatus>)| {
-        let peer = peer?;
-        Some(WireguardPeerView {
-            public_key: *key,
-            endpoint: status.and_then(|s| s.endpoint).or(peer.endpoint),
-            last_handshake_secs_ago: status.and_then(|s| s.last_handshake).map(|d| d.as_secs()),
-            rx_bytes: status.map_or(0, |s| s.rx_bytes),
-            tx_bytes: status.map_or(0, |s| s.tx_bytes),
-            allowed_ips: peer.allowed_ips.clone(),
-            keepalive_secs: peer.keepalive_secs,
-        })
-    };
-    peers.filter_map(view).collect()
+impl Described {
+    /// Brings `views` in line with what is seen now, by what has changed since the last time.
+    fn follow(&mut self, seen: &Observation, views: &mut PeerViews) {
+        for (line, described) in Line::BOTH.into_iter().zip(&mut self.lines) {
+            let peers = seen.state.line(line).map(|wireguard| wireguard.peers.clone()).unwrap_or_default();
+            let read = differing(&self.statuses, &seen.peers);
+            for key in read.chain(differing(described, &peers)) {
+                match peers.get(key) {
+                    Some(peer) => views.set(view(line, *key, peer, seen.peers.get(key))),
+                    None => views.remove(line, *key),
+                }
+            }
+            *described = peers;
+        }
+        self.statuses = seen.peers.clone();
+    }
+}
+
+fn view(line: Line, key: PublicKey, peer: &WireguardPeer, status: Option<&PeerStatus>) -> WireguardPeerView {
+    WireguardPeerView {
+        line,
+        public_key: key,
+        endpoint: status.and_then(|s| s.endpoint).or(peer.endpoint),
+        last_handshake_secs_ago: status.and_then(PeerStatus::age).map(|age| age.as_secs()),
+        rx_bytes: status.map_or(0, |s| s.rx_bytes),
+        tx_bytes: status.map_or(0, |s| s.tx_bytes),
+        allowed_ips: peer.allowed_ips.clone(),
+        keepalive_secs: peer.keepalive_secs,
+    }
+}
+
+/// A peer's view with what moves by itself as it is now.
+fn refreshed(view: &WireguardPeerView, status: &PeerStatus) -> WireguardPeerView {
+    WireguardPeerView {
+        endpoint: status.endpoint,
+        last_handshake_secs_ago: status.age().map(|age| age.as_secs()),
+        rx_bytes: status.rx_bytes,
+        tx_bytes: status.tx_bytes,
+        ..view.clone()
+    }
 }
 
 fn route_views(state: &State) -> Vec<RouteView> {

@@ -23,7 +23,9 @@ use crate::io::packets::{self, FromTun, Shared, ToTun};
 use crate::io::reconciler::REFRESH;
 use crate::io::sockets::{Factory, Wire};
 use crate::plan;
-use crate::state::{Line, PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
+use crate::state::{Line, Peers, PrivateKey, PublicKey, TUN_INTERFACE, WireguardPeer};
+use crate::walk::bring_in_line;
+use crate::wireguard::settled;
 
 /// How long a handshake that was asked for is waited for.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
@@ -58,20 +60,29 @@ fn timers(pace: Pace) -> TimerParams {
     }
 }
 
+/// What tunnels know of their peers.
+pub(crate) type Statuses = imbl::OrdMap<PublicKey, PeerStatus>;
+
 /// A peer as the tunnel knows it.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PeerStatus {
     pub(crate) key: PublicKey,
     pub(crate) endpoint: Option<SocketAddr>,
-    pub(crate) last_handshake: Option<Duration>,
+    /// How long ago it was when it was read, and when that was.
+    pub(crate) last_handshake: Option<(Duration, Instant)>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
 }
 
 impl PeerStatus {
     /// A peer of which no more is known than that it was told.
-    fn told(key: PublicKey, peer: &WireguardPeer) -> PeerStatus {
+    pub(crate) fn told(key: PublicKey, peer: &WireguardPeer) -> PeerStatus {
         PeerStatus { key, endpoint: peer.endpoint, last_handshake: None, rx_bytes: 0, tx_bytes: 0 }
+    }
+
+    /// How long ago the last handshake was.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.last_handshake.map(|(age, read)| age + read.elapsed())
     }
 }
 
@@ -87,7 +98,9 @@ pub(crate) struct Userspace {
 /// One of the two WireGuards.
 #[derive(Default)]
 struct Side {
-    peers: BTreeMap<PublicKey, WireguardPeer>,
+    peers: Peers,
+    /// The same with where they are.
+    placed: Peers,
     /// Those of them that have fresh keys.
     heirs: Arc<Heirs>,
     tunnel: Option<Running>,
@@ -95,7 +108,7 @@ struct Side {
     fading: Option<(Running, Instant)>,
     mtu: u16,
     /// What was last read of the peers, with what they were told since.
-    seen: BTreeMap<PublicKey, PeerStatus>,
+    seen: Statuses,
     /// When it was read; `None`: it must be read.
     read: Option<Instant>,
 }
@@ -106,25 +119,44 @@ impl Side {
         self.peers.len() > FEW_PEERS && self.read.is_some_and(|read| read.elapsed() < REFRESH)
     }
 
-    /// What was last read, with handshakes as old as they are now.
-    fn statuses(&self) -> Vec<PeerStatus> {
-        let since = self.read.map_or(Duration::ZERO, |read| read.elapsed());
-        let aged = |s: &PeerStatus| PeerStatus {
-            last_handshake: s.last_handshake.map(|age| age + since),
-            ..s.clone()
-        };
-        self.seen.values().map(aged).collect()
+    /// A peer with where it is.
+    fn place(&self, key: &PublicKey, peer: &WireguardPeer) -> WireguardPeer {
+        let settled = |status: &PeerStatus| settled(peer.endpoint, status.endpoint, status.age());
+        let endpoint = self.seen.get(key).map_or(peer.endpoint, settled);
+        WireguardPeer { endpoint, ..peer.clone() }
+    }
+
+    /// Takes note of one peer, as told and as known.
+    fn set(&mut self, key: PublicKey, peer: &WireguardPeer) {
+        self.peers.insert(key, peer.clone());
+        let seen = self.seen.entry(key).or_insert_with(|| PeerStatus::told(key, peer));
+        seen.endpoint = peer.endpoint.or(seen.endpoint);
+        self.placed.insert(key, self.place(&key, peer));
+    }
+
+    fn remove(&mut self, key: &PublicKey) -> Option<WireguardPeer> {
+        self.seen.remove(key);
+        self.placed.remove(key);
+        self.peers.remove(key)
+    }
+
+    /// Takes note of what the tunnel knows now.
+    fn take(&mut self, statuses: impl Iterator<Item = PeerStatus>) {
+        // Who is awaited is no peer yet.
+        let told = statuses.filter(|status| self.peers.contains_key(&status.key));
+        self.seen = told.map(|status| (status.key, status)).collect();
+        self.read = Some(Instant::now());
+        let placed: Vec<_> = self.peers.iter().map(|(key, peer)| (*key, self.place(key, peer))).collect();
+        bring_in_line(&mut self.placed, placed);
     }
 
     /// Takes note of who has called with a fresh key, and lets go a tunnel that has faded.
     async fn settle(&mut self) {
         for (fresh, former) in self.heirs.succeeded() {
-            if let Some(peer) = self.peers.remove(&former) {
-                let known = WireguardPeer { endpoint: None, ..peer };
-                self.seen.insert(fresh, PeerStatus::told(fresh, &known));
-                self.peers.insert(fresh, known);
+            if let Some(peer) = self.remove(&former) {
+                self.seen.remove(&fresh);
+                self.set(fresh, &WireguardPeer { endpoint: None, ..peer });
             }
-            self.seen.remove(&former);
             self.read = None;
         }
         if self.fading.as_ref().is_some_and(|(_, until)| *until <= Instant::now()) {
@@ -333,9 +365,7 @@ impl Userspace {
         side.settle().await;
         // Who was awaited has its place now.
         side.heirs.forget(key);
-        side.peers.insert(key, peer.clone());
-        let seen = side.seen.entry(key).or_insert_with(|| PeerStatus::told(key, peer));
-        seen.endpoint = peer.endpoint.or(seen.endpoint);
+        side.set(key, peer);
         let Some(running) = &mut side.tunnel else { return Ok(()) };
         let wanted = build_peer(key, peer, Pace::Even);
         let public = wanted.public_key;
@@ -387,8 +417,7 @@ impl Userspace {
     pub(crate) async fn remove_peer(&mut self, line: Line, key: PublicKey) -> io::Result<()> {
         let side = self.side_mut(line);
         side.settle().await;
-        side.peers.remove(&key);
-        side.seen.remove(&key);
+        side.remove(&key);
         let Some(running) = &side.tunnel else { return Ok(()) };
         let heirs = &side.heirs;
         let removed = running.device.write(async |device| {
@@ -434,33 +463,31 @@ impl Userspace {
         side.tunnel.as_ref().map(|r| (r.private_key.clone(), r.listen_port, side.mtu))
     }
 
-    /// Peers as they were told, with what was learned of them.
-    pub(crate) fn peers(&self, line: Line) -> &BTreeMap<PublicKey, WireguardPeer> {
-        &self.side(line).peers
+    /// Peers as they were told, with where they are by what was last read of them.
+    pub(crate) fn peers(&self, line: Line) -> Peers {
+        self.side(line).placed.clone()
     }
 
     /// What a tunnel knows of its peers: now if `afresh`, else a second ago at most. (The library walks a tree for
     /// each peer: a thousand take milliseconds, and each machine that enrolls would cost that twice.)
-    pub(crate) async fn status(&mut self, line: Line, afresh: bool) -> Vec<PeerStatus> {
+    pub(crate) async fn status(&mut self, line: Line, afresh: bool) -> Statuses {
         let side = self.side_mut(line);
         side.settle().await;
-        let Some(running) = &side.tunnel else { return Vec::new() };
+        let Some(running) = &side.tunnel else { return Statuses::new() };
         if !afresh && side.fresh() {
-            return side.statuses();
+            return side.seen.clone();
         }
         let stats = running.device.peers().await;
+        let now = Instant::now();
         let status = |s: gotatun::device::configure::PeerStats| PeerStatus {
             key: PublicKey(s.peer.public_key.to_bytes()),
             endpoint: s.peer.endpoint,
-            last_handshake: s.stats.last_handshake,
+            last_handshake: s.stats.last_handshake.map(|age| (age, now)),
             rx_bytes: s.stats.rx_bytes as u64,
             tx_bytes: s.stats.tx_bytes as u64,
         };
-        // Who is awaited is no peer yet.
-        let told = |s: &PeerStatus| side.peers.contains_key(&s.key);
-        side.seen = stats.into_iter().map(status).filter(told).map(|s| (s.key, s)).collect();
-        side.read = Some(Instant::now());
-        side.statuses()
+        side.take(stats.into_iter().map(status));
+        side.seen.clone()
     }
 }
 
@@ -468,15 +495,21 @@ impl Userspace {
 mod tests {
     use super::*;
 
+    fn key(n: usize) -> PublicKey {
+        PublicKey([n as u8; 32])
+    }
+
+    fn heard(n: usize, place: &str, ago: Duration) -> PeerStatus {
+        let (last_handshake, endpoint) = (Some((ago, Instant::now())), place.parse().ok());
+        PeerStatus { last_handshake, endpoint, ..PeerStatus::told(key(n), &WireguardPeer::default()) }
+    }
+
     fn side(peers: usize, read_ago: Duration) -> Side {
-        let peers: BTreeMap<_, _> =
-            (0..peers).map(|n| (PublicKey([n as u8; 32]), WireguardPeer::default())).collect();
-        let heard = |(key, peer): (&PublicKey, &WireguardPeer)| {
-            let last_handshake = Some(Duration::from_secs(2));
-            (*key, PeerStatus { last_handshake, ..PeerStatus::told(*key, peer) })
-        };
-        let seen = peers.iter().map(heard).collect();
-        Side { peers, seen, read: Instant::now().checked_sub(read_ago), ..Side::default() }
+        let mut side = Side::default();
+        (0..peers).for_each(|n| side.set(key(n), &WireguardPeer::default()));
+        side.take((0..peers).map(|n| heard(n, "192.0.2.1:51820", Duration::from_secs(2))));
+        side.read = Instant::now().checked_sub(read_ago);
+        side
     }
 
     #[test]
@@ -490,9 +523,30 @@ mod tests {
 
     #[test]
     fn a_handshake_that_was_read_a_while_ago_is_that_much_older() {
-        let ago = Duration::from_millis(700);
-        let told = side(3, ago).statuses();
-        assert_eq!(told.len(), 3);
-        assert!(told.iter().all(|s| s.last_handshake >= Some(Duration::from_secs(2) + ago)));
+        let (age, ago) = (Duration::from_secs(2), Duration::from_millis(700));
+        let read = Instant::now().checked_sub(ago).unwrap();
+        let status = PeerStatus { last_handshake: Some((age, read)), ..heard(1, "", age) };
+        assert!(status.age() >= Some(age + ago));
+    }
+
+    /// Where peers are is what was last read and told, whichever came later; who is gone is nowhere, and what a read finds
+    /// unchanged is still shared with what was seen before.
+    #[test]
+    fn peers_are_where_they_were_heard() {
+        let mut side = side(200, Duration::ZERO);
+        let (before, here) = (side.placed.clone(), "192.0.2.1:51820".parse().ok());
+        assert!(before.len() == 200 && before.values().all(|peer| peer.endpoint == here));
+        side.take((0..200).map(|n| heard(n, "192.0.2.1:51820", Duration::from_secs(1))));
+        assert!(side.placed.ptr_eq(&before), "nothing has moved");
+        let statuses = (0..200).map(|n| heard(n, "192.0.2.1:51820", Duration::from_secs(1)));
+        let moved = heard(7, "192.0.2.9:51820", Duration::from_secs(1));
+        side.take(statuses.chain([moved, heard(201, "192.0.2.9:51820", Duration::ZERO)]));
+        assert_eq!(crate::walk::differing(&before, &side.placed).collect::<Vec<_>>(), [&key(7)]);
+        let told = WireguardPeer { endpoint: "192.0.2.8:51820".parse().ok(), ..Default::default() };
+        side.set(key(8), &told);
+        side.set(key(201), &WireguardPeer::default());
+        assert_eq!((&side.placed[&key(8)], side.placed[&key(201)].endpoint), (&told, None));
+        assert_eq!(side.remove(&key(9)), Some(WireguardPeer::default()));
+        assert!(!side.placed.contains_key(&key(9)) && !side.seen.contains_key(&key(9)));
     }
 }

@@ -1,9 +1,8 @@
 //! The kernel's WireGuard by generic netlink.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
@@ -20,9 +19,9 @@ use netlink_packet_wireguard::{
 use netlink_sys::protocols::NETLINK_GENERIC;
 use netlink_sys::{Socket, SocketAddr};
 
-use crate::io::userspace::PeerStatus;
+use crate::io::userspace::{PeerStatus, Statuses};
 use crate::plan;
-use crate::state::{PrivateKey, PublicKey, WireguardPeer};
+use crate::state::{Peers, PrivateKey, PublicKey, WireguardPeer};
 
 /// The generic netlink socket; requests are answered by the kernel at once, so they are made synchronously.
 pub(crate) struct GenericNetlink {
@@ -35,8 +34,8 @@ pub(crate) struct GenericNetlink {
 pub(crate) struct KernelWireguard {
     pub(crate) private_key: Option<PrivateKey>,
     pub(crate) listen_port: u16,
-    pub(crate) peers: BTreeMap<PublicKey, WireguardPeer>,
-    pub(crate) status: Vec<PeerStatus>,
+    pub(crate) peers: Peers,
+    pub(crate) status: Statuses,
 }
 
 impl GenericNetlink {
@@ -182,8 +181,8 @@ impl GenericNetlink {
         let attributes = vec![WireguardAttribute::IfName(interface.into())];
         let message = WireguardMessage { cmd: WireguardCmd::GetDevice, attributes };
         let answers = self.request(GenlMessage::from_payload(message), NLM_F_REQUEST | NLM_F_DUMP)?;
-        let mut device =
-            KernelWireguard { private_key: None, listen_port: 0, peers: BTreeMap::new(), status: Vec::new() };
+        let (peers, status) = Default::default();
+        let mut device = KernelWireguard { private_key: None, listen_port: 0, peers, status };
         for attribute in answers.into_iter().flat_map(|a| a.payload.attributes) {
             match attribute {
                 WireguardAttribute::PrivateKey(key) => device.private_key = Some(PrivateKey::from_bytes(key)),
@@ -224,7 +223,7 @@ impl KernelWireguard {
     /// As if it were not there.
     pub(crate) fn forget(&mut self, key: PublicKey) {
         self.peers.remove(&key);
-        self.status.retain(|status| status.key != key);
+        self.status.remove(&key);
     }
 
     /// Takes one peer of a dump; a peer with many AllowedIPs is continued in the next message.
@@ -234,11 +233,8 @@ impl KernelWireguard {
             _ => None,
         });
         let Some(key) = key else { return };
-        if !self.peers.contains_key(&key) {
-            let fresh = PeerStatus { key, endpoint: None, last_handshake: None, rx_bytes: 0, tx_bytes: 0 };
-            self.status.push(fresh);
-        }
-        let Some(status) = self.status.iter_mut().find(|s| s.key == key) else { return };
+        let unknown = || PeerStatus::told(key, &WireguardPeer::default());
+        let status = self.status.entry(key).or_insert_with(unknown);
         let entry = self.peers.entry(key).or_default();
         for attribute in peer.0 {
             match attribute {
@@ -251,7 +247,7 @@ impl KernelWireguard {
                     let then =
                         UNIX_EPOCH.checked_add(std::time::Duration::from_secs(time.seconds.unsigned_abs()));
                     let ago = then.and_then(|then| SystemTime::now().duration_since(then).ok());
-                    status.last_handshake = Some(ago.unwrap_or_default());
+                    status.last_handshake = Some((ago.unwrap_or_default(), Instant::now()));
                 }
                 WireguardPeerAttribute::RxBytes(bytes) => status.rx_bytes = bytes,
                 WireguardPeerAttribute::TxBytes(bytes) => status.tx_bytes = bytes,

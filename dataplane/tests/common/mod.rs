@@ -224,7 +224,7 @@ pub const HUB: &str = "198.51.100.2:51820";
 /// The hub as the daemons wish it: leaf keys 2 and 3 at .0.2 and .0.3, one foyer peer with key 9.
 pub fn hub_wish(leaves: &[u8]) -> Wished {
     let peer = |address: &str| WireguardPeer { allowed_ips: [net(address)].into(), ..Default::default() };
-    let mut peers: BTreeMap<_, _> =
+    let mut peers: Peers =
         leaves.iter().map(|n| (key(*n).public(), peer(&format!("10.255.0.{n}/32")))).collect();
     peers.insert(key(9).public(), peer("10.255.15.2/32"));
     Wished {
@@ -263,7 +263,7 @@ pub fn leaf_wish(n: u8, path_mtu: u16, remote: &[(&str, u8)]) -> Wished {
             listen_port: 0,
             addresses: [own.into()].into(),
             mtu: mtus.wireguard,
-            peers: [(key(1).public(), hub)].into(),
+            peers: Peers::unit(key(1).public(), hub),
             former_keys: Default::default(),
         }),
         second: None,
@@ -284,7 +284,7 @@ pub fn by_second(leaf: &Wished) -> Wished {
         allowed_ips: [net("10.255.0.0/20")].into(),
         keepalive_secs: 25,
     };
-    let peers = std::mem::replace(&mut first.peers, [(key(8).public(), dead)].into());
+    let peers = std::mem::replace(&mut first.peers, Peers::unit(key(8).public(), dead));
     leaf.second = Some(Wireguard { peers, addresses: Default::default(), listen_port: 0, ..first.clone() });
     leaf.routes.insert(net("10.255.0.0/20"), Target::SecondWireguard);
     leaf
@@ -369,7 +369,7 @@ pub fn hubs_relay_for_each_other(choices: [Choice; 2]) {
         wished.tunnel = Some(Tunnel { local: at(n), mtu: mtus.tunnel });
         wished.filter.clamp = Some(mtus.mss);
         let wireguard = wished.wireguard.as_mut().unwrap();
-        let mut peer = wireguard.peers.pop_first().unwrap().1;
+        let mut peer = std::mem::take(&mut wireguard.peers).into_iter().next().unwrap().1;
         peer.endpoint = Some(places[usize::from(hub == 5)]);
         wireguard.peers.insert(key(hub).public(), peer);
         wished

@@ -7,6 +7,7 @@ use crate::identity::{InviteId, LeafName, SigningKey, WireguardKey};
 use crate::policy::{HubSettings, LEAVE_SECS};
 use crate::signature::MacKey;
 use crate::topology::HubNode;
+use imbl::OrdMap;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -287,8 +288,9 @@ pub struct Admissions {
     pub generation: u64,
     /// The hub itself.
     pub hub: Arc<HubSettings>,
-    /// The leaves that are admitted; revoked ones are absent.
-    pub leaves: BTreeMap<LeafName, Arc<Admitted>>,
+    /// The leaves that are admitted; revoked ones are absent. It shares with those published before and after it what did
+    /// not change in between.
+    pub leaves: OrdMap<LeafName, Arc<Admitted>>,
     /// The foyer's peers.
     pub foyer: Vec<FoyerPeer>,
     /// Moves under way.

@@ -14,7 +14,9 @@ use std::time::Duration;
 use bgp::io::{Neighbor, Originated, Speaker, SpeakerConfig};
 use bgp::types::Prefix;
 use dataplane::io::{Choice, Dataplane};
-use dataplane::state::{Filter, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished};
+use dataplane::state::{
+    Filter, Peers, PrivateKey, PublicKey, Target, Tunnel, Wireguard, WireguardPeer, Wished,
+};
 use enrollment::io::keys::NodeKeys;
 use enrollment::io::leaf_state::LeafState;
 use enrollment::topology::Admission;
@@ -78,7 +80,7 @@ fn wished(admission: &Admission, private_key: PrivateKey) -> Option<Wished> {
         listen_port: 0,
         addresses: BTreeSet::from([admission.overlay.into()]),
         mtu: mtus.wireguard,
-        peers: BTreeMap::from([(PublicKey(hub.wireguard_key.0), peer)]),
+        peers: Peers::unit(PublicKey(hub.wireguard_key.0), peer),
         former_keys: BTreeMap::new(),
     };
     Some(Wished {

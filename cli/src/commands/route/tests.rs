@@ -115,6 +115,7 @@ fn report() -> Report {
 /// WireGuard with a peer for each of these overlay addresses.
 fn tunnels(to: &[u8]) -> Report {
     let peer = |n: u8| WireguardPeerView {
+        line: Default::default(),
         public_key: PublicKey([n; 32]),
         endpoint: Some(format!("192.0.2.{n}:51820").parse().unwrap()),
         last_handshake_secs_ago: Some(u64::from(n)),
