@@ -210,7 +210,8 @@ impl Outbox {
     /// Queues the markers whose position has been reached.
     pub fn marks(&mut self, log: &Log) {
         self.skip(log);
-        if self.behind.is_some() || self.snapshot.iter().any(Option::is_some) {
+        let due = self.due(&self.end_of_rib) || self.due(&self.end_of_refresh);
+        if !due || self.behind.is_some() || self.snapshot.iter().any(Option::is_some) {
             return;
         }
         for family in Family::ALL {
@@ -237,11 +238,11 @@ impl Outbox {
     }
 
     /// Fills `slices` with what is to be written next; returns how many.
-    pub fn gather<'a>(&'a mut self, log: &'a Log, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    pub fn gather<'a>(&'a mut self, log: &'a Log, slices: &mut [IoSlice<'a>]) -> usize {
         self.marks(log);
         let own = [&self.begun].into_iter().filter(|b| !b.is_empty()).chain(&self.control).chain(&self.bulk);
         let mut n = 0;
-        for bytes in own.take(SLICES) {
+        for bytes in own.take(slices.len()) {
             slices[n] = IoSlice::new(bytes);
             n += 1;
         }
@@ -251,7 +252,7 @@ impl Outbox {
         }
         if let Some(member) = &self.member {
             let mut at = self.cursor;
-            while n < SLICES
+            while n < slices.len()
                 && let Some(chunk) = log.get(at)
             {
                 if member.gets(chunk) {

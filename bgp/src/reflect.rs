@@ -85,6 +85,8 @@ pub struct Batch {
     /// By attribute number: the open group in `announce`, plus one.
     by_attr: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    /// Room for the chunk that is being filled.
+    room: Vec<u8>,
     /// As [`Chunk::paths`]; with any, every prefix is preceded by its path identifier.
     paths: u8,
 }
@@ -207,7 +209,8 @@ impl Batch {
             self.by_attr[group.attr.0 as usize] = 0;
         }
         self.announce.sort_unstable_by_key(|g| (g.audience, g.attr));
-        let mut out = Open { paths: self.paths, ..Open::default() };
+        let bytes = std::mem::take(&mut self.room);
+        let mut out = Open { paths: self.paths, bytes, kind: None };
         for group in self.withdraw.drain(..) {
             out.turn((A::FAMILY, group.audience, false, None), &mut emit);
             put_withdrawals::<A>(&group.nlri, &mut out, &mut emit);
@@ -233,6 +236,7 @@ impl Batch {
             keep(&mut self.spare, group.nlri);
         }
         out.close(&mut emit);
+        self.room = out.bytes;
     }
 }
 
@@ -247,7 +251,6 @@ fn keep(spare: &mut Vec<Vec<u8>>, mut nlri: Vec<u8>) {
 type Kind = (Family, Audience, bool, Option<bool>);
 
 /// The chunk that is being filled.
-#[derive(Default)]
 struct Open {
     paths: u8,
     bytes: Vec<u8>,
@@ -266,9 +269,8 @@ impl Open {
         if let Some((family, audience, extended, long_lived)) = self.kind
             && !self.bytes.is_empty()
         {
-            let mut bytes = std::mem::take(&mut self.bytes);
-            bytes.shrink_to_fit();
-            let (bytes, paths) = (Bytes::from(bytes), self.paths);
+            let (bytes, paths) = (Bytes::copy_from_slice(&self.bytes), self.paths);
+            self.bytes.clear();
             emit(Chunk { bytes, audience, family, extended, long_lived, paths });
         }
     }

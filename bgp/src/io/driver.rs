@@ -34,6 +34,8 @@ const BACKLOG: i32 = 4096;
 const READ_BYTES: usize = 256 << 10;
 /// What one turn writes to one connection at most, before others get theirs.
 const WRITE_BYTES: usize = 4 << 20;
+/// Pieces of a connection's first write in a turn.
+const FEW: usize = 4;
 /// A dial that has no answer by then has failed.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a last message may take to be taken by the peer.
@@ -501,40 +503,50 @@ fn ready(shared: &Rc<Shared>, id: ConnId, stream: &TcpStream, cx: &mut Context<'
     Poll::Pending
 }
 
-/// Writes what the speaker has for a connection, until there is no more, or the socket is full.
+/// Writes what the speaker has for a connection, until there is no more, or the socket is full; returns whether that
+/// is so.
 fn write(speaker: &mut Speaker, wire: &mut Wire, now: Millis) -> Result<bool, String> {
+    // One change is one piece for nearly everybody: laying out room for many takes longer than handing it over.
     let mut sum = 0;
-    while sum < WRITE_BYTES {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let n = speaker.gather(wire.id, &mut slices);
-        if n == 0 {
-            return Ok(true);
+    let mut took = write_once::<FEW>(speaker, wire, now)?;
+    while let Some(n) = took
+        && speaker.has_output(wire.id)
+    {
+        sum += n;
+        if sum >= WRITE_BYTES {
+            return Ok(false);
         }
-        let offered: usize = slices[..n].iter().map(|s| s.len()).sum();
-        let written = if n == 1 {
-            wire.stream.try_write(&slices[0])
-        } else {
-            wire.stream.try_write_vectored(&slices[..n])
-        };
-        match written {
-            Ok(n) => {
-                speaker.wrote(wire.id, n, now);
-                sum += n;
-                if n < offered {
-                    continue;
-                }
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                wire.blocked = true;
-                if let Some(waker) = &wire.waker {
-                    waker.wake_by_ref();
-                }
-                return Ok(true);
-            }
-            Err(e) => return Err(e.to_string()),
-        }
+        took = write_once::<SLICES>(speaker, wire, now)?;
     }
-    Ok(false)
+    Ok(true)
+}
+
+/// One write of `N` pieces at most; returns how many octets the socket took, unless there is nothing or it is full.
+fn write_once<const N: usize>(
+    speaker: &mut Speaker,
+    wire: &mut Wire,
+    now: Millis,
+) -> Result<Option<usize>, String> {
+    let mut slices = [IoSlice::new(&[]); N];
+    let written = match speaker.gather(wire.id, &mut slices) {
+        0 => return Ok(None),
+        1 => wire.stream.try_write(&slices[0]),
+        n => wire.stream.try_write_vectored(&slices[..n]),
+    };
+    match written {
+        Ok(n) => {
+            speaker.wrote(wire.id, n, now);
+            Ok(Some(n))
+        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => {
+            wire.blocked = true;
+            if let Some(waker) = &wire.waker {
+                waker.wake_by_ref();
+            }
+            Ok(None)
+        }
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 async fn flusher(shared: Rc<Shared>) {

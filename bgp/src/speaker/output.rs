@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use super::{ConnId, Speaker};
-use crate::egress::{Behind, Log, Member, SLICES};
+use crate::egress::{Behind, Log, Member};
 use crate::message::Address;
 use crate::reflect::{Audience, Batch};
 use crate::rib::{Change, PathChange, Scan, Table};
@@ -124,7 +124,7 @@ impl Speaker {
     }
 
     /// Fills `slices` with what the connection shall write next; returns how many.
-    pub fn gather<'a>(&'a mut self, id: ConnId, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+    pub fn gather<'a>(&'a mut self, id: ConnId, slices: &mut [IoSlice<'a>]) -> usize {
         if !self.live(id) {
             return 0;
         }
@@ -135,6 +135,11 @@ impl Speaker {
             Some(conn) => conn.out.gather(&self.log, slices),
             None => 0,
         }
+    }
+
+    /// Whether the connection has something to write.
+    pub fn has_output(&self, id: ConnId) -> bool {
+        self.live(id) && self.conn(id.slot).is_some_and(|c| c.out.has_output(&self.log))
     }
 
     /// Counts `n` of the gathered octets as written.

@@ -56,11 +56,12 @@ impl Speaker {
     /// The best paths, if they changed since the last call and are wanted.
     pub fn take_best_paths(&mut self) -> Option<Arc<BestPaths>> {
         let all = std::mem::take(&mut self.publish);
-        let mut published = std::mem::take(&mut self.published);
-        if !self.config.publish_best_paths || !(all || published.overflow || !published.changed.is_empty()) {
-            self.published = published;
+        // A reflector that nobody asks makes no view at all: this is called after each flush.
+        let changed = all || self.published.overflow || !self.published.changed.is_empty();
+        if !self.config.publish_best_paths || !changed {
             return None;
         }
+        let mut published = std::mem::take(&mut self.published);
         // A stale path turns live, and back, without becoming another path: while there are any, all are looked at.
         let mut any_stale = false;
         let mut set = |routes: &mut Routes, prefix| {
