@@ -23,7 +23,7 @@ use enrollment::view::{AuditReport, ClaimView, LeafView};
 /// Longest 99th percentile of an enrollment at once.
 const P99: Duration = Duration::from_millis(200);
 /// How much longer the last part of the sequence may take, and how much faster the file may grow, than the first.
-const FLAT: f64 = 1.5;
+const FLAT: f64 = 1.2;
 /// Machines that share an invite, and so its foyer address, in the sequence: each asks twice, and one source may ask 200
 /// times at once. The next invite has another address: a spent one keeps its own for a while.
 const SHARE: u32 = 20;
