@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         "enr",
         vec![
             case("enroll_takes_under_three_seconds_on_every_leaf", |f| async move { quick(&f) }),
+            case("no_leaf_dials_before_its_address_is_there", |f| async move { first_dial(&f).await }),
             case("a_spent_invite_says_invite_spent", |f| async move {
                 let invite = kept(&f, "aws")?;
                 refused(f, invite, "", "invite-spent").await
@@ -64,6 +65,25 @@ fn quick(f: &Fabric) -> Check {
             Err(format!("{} took {} ms: {:?} {:?}", site.site, site.enroll_ms, site.reason, site.steps))
         }
     }
+}
+
+/// A dial that fails for want of the overlay address costs a retry, which is half of what an enrollment takes.
+async fn first_dial(f: &Fabric) -> Check {
+    for site in &SITES {
+        let node = format!("{}-leaf", site.name);
+        let peers = json(&f.lab, &node, "bgp peers").await?;
+        let failed = |peer: &&serde_json::Value| {
+            peer["last_error"].as_str().is_some_and(|error| error.contains("assign requested address"))
+        };
+        let peers = peers.as_array().ok_or_else(|| format!("{node} says {peers}"))?;
+        if let Some(peer) = peers.iter().find(failed) {
+            return Err(format!("{node}: {peer}"));
+        }
+        if peers.is_empty() {
+            return Err(format!("{node} has no peer"));
+        }
+    }
+    Ok(())
 }
 
 fn kept(f: &Fabric, site: &str) -> Result<String, String> {

@@ -5,7 +5,7 @@
 //! queued behind whichever of them are ready, then flushes once and writes to everybody. Nothing waits for a timer
 //! to gather changes, and nothing is flushed twice that could be flushed once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -14,11 +14,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{LocalSet, spawn_local};
 
+use super::farewell::{FAREWELLS_AT_ONCE, Leaving, REFUSALS_AT_ONCE};
 use super::guard::{self, Dropped, Keys};
 use super::handle::{Command, Publish, StartError};
 use super::liveness;
@@ -38,21 +39,9 @@ const WRITE_BYTES: usize = 4 << 20;
 const FEW: usize = 4;
 /// A dial that has no answer by then has failed.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a last message may take to be taken by the peer.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the end of the speaker waits for its last messages to be taken.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
-/// What a peer may still send while it hears them; of one that floods no more is read.
-const FAREWELL_BYTES: usize = 1 << 20;
-/// How long one that floods keeps its connection then, unread, before the close that resets it: a reset overtakes
-/// what the peer's kernel has not taken yet, so without this a flooder seldom learns why it was cut.
-const FLOODER_GRACE: Duration = Duration::from_millis(250);
-/// Refused connections that may hear why at once; more are closed without a word, lest a storm of them take every
-/// file descriptor.
-const REFUSALS_AT_ONCE: usize = 256;
-/// The same for connections that were ours, storms from an admitted address included.
-const FAREWELLS_AT_ONCE: usize = 4096;
-
+/// How long a dial waits for its own address to be there, and how often it looks.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
+const ADDRESS_LOOK: Duration = Duration::from_millis(5);
 /// Opens the listening sockets and starts the thread.
 pub(super) async fn start(
     config: SpeakerConfig,
@@ -126,7 +115,7 @@ pub(super) struct Shared {
     flush: Notify,
     timer: Notify,
     /// Connections that are out of use and hear their last octets.
-    leaving: Cell<usize>,
+    leaving: Leaving,
 }
 
 impl Shared {
@@ -188,7 +177,7 @@ async fn run(
         started: Instant::now(),
         flush: Notify::new(),
         timer: Notify::new(),
-        leaving: Cell::new(0),
+        leaving: Leaving::default(),
     });
     let mut background =
         vec![spawn_local(flusher(Rc::clone(&shared))), spawn_local(timer(Rc::clone(&shared)))];
@@ -219,11 +208,7 @@ async fn run(
     shared.inner.borrow_mut().listeners.clear();
     flush_and_write(&shared, &mut shared.inner.borrow_mut());
     shared.tell(|s, now| s.shutdown(&reason, now));
-    // The last messages are written by tasks of their own; they end by themselves, most of them when the peer closes.
-    let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
-    while shared.leaving.get() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    shared.leaving.have_gone().await;
     drop(inbox);
     if let Some(answer) = done {
         let _ = answer.send(());
@@ -306,12 +291,28 @@ async fn accept(shared: Rc<Shared>, listener: Rc<TcpListener>) {
     }
 }
 
+/// Binds to our own address. A leaf begins to dial when its tunnel is about to be made: it waits a little for the
+/// tunnel's address instead of failing and coming back after a whole retry.
+async fn bind(socket: &TcpSocket, from: IpAddr) -> std::io::Result<()> {
+    let deadline = Instant::now() + ADDRESS_TIMEOUT;
+    loop {
+        match socket.bind(SocketAddr::new(from, 0)) {
+            Err(e) if e.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
+                tokio::time::sleep(ADDRESS_LOOK).await;
+            }
+            outcome => {
+                return outcome.map_err(|e| std::io::Error::new(e.kind(), format!("from {from}: {e}")));
+            }
+        }
+    }
+}
+
 async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<IpAddr>, guard: Guard) {
     let attempt = async {
         let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         guard::prepare_dial(&socket, to, &guard)?;
         if let Some(from) = from {
-            socket.bind(SocketAddr::new(from, 0))?;
+            bind(&socket, from).await?;
         }
         socket.connect(to).await
     };
@@ -358,7 +359,7 @@ fn adopt(shared: &Rc<Shared>, stream: TcpStream, remote: IpAddr, direction: Dire
             spawn_local(serve(Rc::clone(shared), id, stream));
         }
         Err(refusal) => {
-            see_off(shared, stream, refusal, REFUSALS_AT_ONCE);
+            shared.leaving.see_off(stream, refusal, REFUSALS_AT_ONCE);
         }
     }
 }
@@ -385,60 +386,8 @@ fn close(shared: &Rc<Shared>, inner: &mut Inner, id: ConnId, last: Vec<u8>) {
         if let (Some((session, _)), Some(bfd)) = (wire.bfd, &inner.bfd) {
             bfd.remove(session);
         }
-        see_off(shared, wire.stream, last, FAREWELLS_AT_ONCE);
+        shared.leaving.see_off(wire.stream, last, FAREWELLS_AT_ONCE);
     }
-}
-
-/// Lets a connection hear its last octets, unless `at_once` others do.
-fn see_off(shared: &Rc<Shared>, stream: Rc<TcpStream>, last: Vec<u8>, at_once: usize) {
-    if shared.leaving.get() >= at_once {
-        return;
-    }
-    shared.leaving.set(shared.leaving.get() + 1);
-    let shared = Rc::clone(shared);
-    spawn_local(async move {
-        farewell(stream, last).await;
-        shared.leaving.set(shared.leaving.get() - 1);
-    });
-}
-
-/// Writes the last octets and waits a little for the peer's end, lest a reset destroy them under way.
-async fn farewell(stream: Rc<TcpStream>, last: Vec<u8>) {
-    let talk = async {
-        let mut rest = &last[..];
-        while !rest.is_empty() {
-            stream.writable().await?;
-            match stream.try_write(rest) {
-                Ok(n) => rest = &rest[n..],
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e),
-            }
-        }
-        // The connection's own task has ended or is about to: nobody else holds the socket then.
-        let mut stream = stream;
-        let mut tries = 0;
-        let mut owned = loop {
-            match Rc::try_unwrap(stream) {
-                Ok(owned) => break owned,
-                Err(_) if tries > 100 => return Ok(()),
-                Err(shared) => stream = shared,
-            }
-            tries += 1;
-            tokio::task::yield_now().await;
-        };
-        owned.shutdown().await?;
-        let mut sink = [0; 4096];
-        let mut read = 0;
-        while read < FAREWELL_BYTES {
-            match owned.read(&mut sink).await? {
-                0 => return Ok(()),
-                n => read += n,
-            }
-        }
-        tokio::time::sleep(FLOODER_GRACE).await;
-        std::io::Result::Ok(())
-    };
-    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, talk).await;
 }
 
 /// Why a connection's task ends.

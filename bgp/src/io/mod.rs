@@ -1,6 +1,7 @@
 //! Sockets, clock and thread of the speaker. Everything that decides is pure and lives above.
 
 mod driver;
+mod farewell;
 mod guard;
 mod handle;
 mod liveness;
