@@ -37,8 +37,9 @@ const READ_BYTES: usize = 256 << 10;
 const WRITE_BYTES: usize = 4 << 20;
 /// Pieces of a connection's first write in a turn.
 const FEW: usize = 4;
-/// A dial that has no answer by then has failed.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a dial waits for an answer before it calls again; after the last it has failed. A hub may hear of a leaf
+/// a moment after the leaf calls it for the first time, and TCP by itself calls again after 1 s and after 3 s only.
+const DIAL_TRIES_MS: [u64; 5] = [250, 250, 500, 1000, 3000];
 /// How long a dial waits for its own address to be there, and how often it looks.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 const ADDRESS_LOOK: Duration = Duration::from_millis(5);
@@ -307,20 +308,23 @@ async fn bind(socket: &TcpSocket, from: IpAddr) -> std::io::Result<()> {
     }
 }
 
-async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<IpAddr>, guard: Guard) {
-    let attempt = async {
+/// Calls until there is an answer, or [`DIAL_TRIES_MS`] are over.
+async fn connect(to: SocketAddr, from: Option<IpAddr>, guard: &Guard) -> std::io::Result<TcpStream> {
+    for patience in DIAL_TRIES_MS.map(Duration::from_millis) {
         let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        guard::prepare_dial(&socket, to, &guard)?;
+        guard::prepare_dial(&socket, to, guard)?;
         if let Some(from) = from {
             bind(&socket, from).await?;
         }
-        socket.connect(to).await
-    };
-    let outcome = match tokio::time::timeout(DIAL_TIMEOUT, attempt).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(ErrorKind::TimedOut.into()),
-    };
-    match outcome {
+        if let Ok(outcome) = tokio::time::timeout(patience, socket.connect(to)).await {
+            return outcome;
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
+}
+
+async fn dial(shared: Rc<Shared>, peer: PeerKey, to: SocketAddr, from: Option<IpAddr>, guard: Guard) {
+    match connect(to, from, &guard).await {
         Ok(stream) => adopt(&shared, stream, to.ip(), Direction::Out(peer)),
         Err(e) => {
             let silent = e.kind() == ErrorKind::TimedOut;
