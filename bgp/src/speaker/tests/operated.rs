@@ -8,17 +8,23 @@ fn ended_with(c: &Client) -> ((u8, u8), (u8, u8), Option<String>) {
     ((n.code, n.subcode), n.cause(), n.text())
 }
 
+/// Two clients, helpers of graceful restart or not; the first has announced a route.
+fn two(graceful: bool) -> (Speaker, Client, Client) {
+    let mut s = open_speaker();
+    let gr = helper(120).filter(|_| graceful);
+    let mut a = Client::connect(&mut s, address(2), gr, 0);
+    let b = Client::connect(&mut s, address(3), gr, 0);
+    a.send(&mut s, &announce(Ipv4Addr::new(10, 255, 0, 2), &[host(1)], &[]), 0);
+    (s, a, b)
+}
+
 /// RFC 9003, RFC 8538: a dynamic neighbour that is shut down hears why, as a hard reset where it would keep our routes
 /// otherwise; its routes go, it is refused with the same words and counted, is never forgotten, and comes back when it
 /// is let.
 #[test]
 fn a_neighbour_that_is_shut_down_hears_why_and_stays_away() {
     for graceful in [true, false] {
-        let mut s = open_speaker();
-        let gr = helper(120).filter(|_| graceful);
-        let mut a = Client::connect(&mut s, address(2), gr, 0);
-        let mut b = Client::connect(&mut s, address(3), gr, 0);
-        a.send(&mut s, &announce(Ipv4Addr::new(10, 255, 0, 2), &[host(1)], &[]), 0);
+        let (mut s, mut a, mut b) = two(graceful);
         b.listen(&mut s, 0);
         assert!(b.told.contains_key(&host(1)));
 
@@ -44,7 +50,7 @@ fn a_neighbour_that_is_shut_down_hears_why_and_stays_away() {
 
         assert!(s.enable("10.255.0.2", 3_600_000).unwrap().changed);
         assert!(!s.enable("10.255.0.2", 3_600_000).unwrap().changed);
-        Client::connect(&mut s, address(2), gr, 3_600_001);
+        Client::connect(&mut s, address(2), None, 3_600_001);
         assert_eq!((shown(&s).state.as_str(), shown(&s).kept_down), ("Established", None));
     }
     let mut s = open_speaker();
@@ -89,11 +95,7 @@ fn a_leaf_can_be_kept_down_before_it_comes() {
 #[test]
 fn a_reset_keeps_routes_where_both_agreed() {
     for graceful in [true, false] {
-        let mut s = open_speaker();
-        let gr = helper(120).filter(|_| graceful);
-        let mut a = Client::connect(&mut s, address(2), gr, 0);
-        let mut b = Client::connect(&mut s, address(3), gr, 0);
-        a.send(&mut s, &announce(Ipv4Addr::new(10, 255, 0, 2), &[host(1)], &[]), 0);
+        let (mut s, mut a, mut b) = two(graceful);
         s.reset("10.255.0.2", "once more", 10).unwrap();
         a.listen(&mut s, 10);
         assert_eq!(ended_with(&a), ((6, 4), (6, 4), Some("once more".into())));
